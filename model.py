@@ -1,0 +1,299 @@
+"""
+GPT-2 in one file: the network, its loss, its optimizer, and how it writes.
+
+The parameters' names and shapes are nanoGPT's, so that checkpoints of either load in the other; the architecture is
+that of "Language Models are Unsupervised Multitask Learners" (Radford et al., 2019): pre-norm blocks, learned
+positions, and an output layer that shares its weights with the token embedding.
+
+In the shape comments B is the batch, T the time (tokens of a window), C the channels (n_embd), nh the heads, hs the
+channels of a head, and V the vocabulary.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+GPT2_VOCAB = 50257  # GPT-2's token ids; models have 50304 rows for them, as multiples of 64 are faster
+
+
+@dataclass
+class GPTConfig:
+    """A model's sizes, nanoGPT's `model_args`. Raises ValueError for sizes that make no model."""
+
+    block_size: int = 1024  # the longest window, in tokens
+    vocab_size: int = 50304
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    dropout: float = 0.0
+    bias: bool = True  # in the linear and norm layers; GPT-2 has them, a model without is a little faster
+
+    def __post_init__(self):
+        for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} should be at least 1")
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd={self.n_embd} should be a multiple of n_head={self.n_head}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout} should be from 0 up to, not including, 1")
+
+
+class CausalSelfAttention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.resid_dropout = nn.Dropout(config.dropout)
+        self.n_head = config.n_head
+        self.dropout = config.dropout
+
+    def forward(self, x, kv_cache=None, start=0):
+        B, T, C = x.shape
+        heads = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
+        q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (B, nh, T, hs)
+        if kv_cache is not None:  # (2, B, nh, time, hs), filled up to `start`
+            kv_cache[0, :, :, start : start + T] = k
+            kv_cache[1, :, :, start : start + T] = v
+            k, v = kv_cache[:, :, :, : start + T]
+        # with a cache T is 1, which sees all that came before, or the whole of a prompt, of which start is 0
+        y = F.scaled_dot_product_attention(
+            q, k, v, is_causal=T > 1, dropout_p=self.dropout if self.training else 0.0
+        )  # (B, nh, T, hs)
+        return self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(B, T, C)))
+
+
+class MLP(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x):
+        return self.dropout(self.c_proj(F.gelu(self.c_fc(x))))
+
+
+class Block(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.attn = CausalSelfAttention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.mlp = MLP(config)
+
+    def forward(self, x, kv_cache=None, start=0):
+        x = x + self.attn(self.ln_1(x), kv_cache, start)
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.transformer = nn.ModuleDict(
+            dict(
+                wte=nn.Embedding(config.vocab_size, config.n_embd),
+                wpe=nn.Embedding(config.block_size, config.n_embd),
+                drop=nn.Dropout(config.dropout),
+                h=nn.ModuleList([Block(config) for _ in range(config.n_layer)]),
+                ln_f=nn.LayerNorm(config.n_embd, bias=config.bias),
+            )
+        )
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.transformer.wte.weight = self.lm_head.weight  # tied, as in GPT-2
+        self.apply(self._init_weights)
+        for name, p in self.named_parameters():
+            # each block adds to the residual stream twice; scaled so that its variance does not grow with depth
+            if name.endswith("c_proj.weight"):
+                nn.init.normal_(p, std=0.02 / math.sqrt(2 * config.n_layer))
+
+    def _init_weights(self, module):
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint, dropout=0.0):
+        """
+        The model that a checkpoint holds, ours or nanoGPT's (its `model_args` and `model`).
+        Raises ValueError where its weights are not those of the sizes it names.
+        """
+        try:
+            model = cls(GPTConfig(**{**checkpoint["model_args"], "dropout": dropout}))
+            # a model saved while compiled has this before each name
+            model.load_state_dict({k.removeprefix("_orig_mod."): v for k, v in checkpoint["model"].items()})
+        except (TypeError, KeyError, AttributeError, RuntimeError) as failure:
+            raise ValueError(f"holds no model of its own model_args ({str(failure).splitlines()[0]})") from None
+        return model
+
+    def num_params(self):
+        """The number of parameters without the position embeddings, as nanoGPT counts them."""
+        return sum(p.numel() for p in self.parameters()) - self.transformer.wpe.weight.numel()
+
+    def flops_per_token(self):
+        """
+        Floating point operations to train on one token, forward and backward: 6 a parameter, and 12 a channel, layer
+        and position for attention ("PaLM", Chowdhery et al., 2022, appendix B).
+        """
+        c = self.config
+        return 6 * self.num_params() + 12 * c.n_layer * c.n_embd * c.block_size
+
+    def features(self, idx, kv_cache=None, start=0):
+        """
+        What the output layer sees, (B, T, C), of token ids (B, T). `model.lm_head(model.features(idx))` gives the
+        logits of every position, (B, T, V).
+
+        With a `kv_cache` (see new_kv_cache) the tokens follow on the `start` tokens that it holds already, and are
+        added to it; T is then 1, or else start is 0. Raises ValueError beyond block_size.
+        """
+        end = start + idx.shape[1]
+        if end > self.config.block_size:
+            raise ValueError(f"{end} tokens do not fit into block_size={self.config.block_size}")
+        positions = torch.arange(start, end, device=idx.device)
+        x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(positions))
+        for i, block in enumerate(self.transformer.h):
+            x = block(x, None if kv_cache is None else kv_cache[i], start)
+        return self.transformer.ln_f(x)
+
+    def forward(self, idx, targets=None):
+        """
+        Token ids (B, T) to (logits, loss).
+
+        Without targets: the logits of the last position, (B, 1, V), and None. With targets (B, T), of which -1 is
+        ignored: None and the mean cross entropy in nats; the logits, most of a small model's memory, are never built
+        all at once.
+        """
+        x = self.features(idx)
+        if targets is None:
+            return self.lm_head(x[:, [-1]]), None
+        return None, linear_cross_entropy(x.flatten(0, 1), self.lm_head.weight, targets.flatten())
+
+    def configure_optimizers(self, weight_decay, learning_rate, betas, device_type):
+        """
+        AdamW with weight decay on matrices and embeddings, and none on biases and norms. The groups and their order
+        are nanoGPT's, so that its optimizer states load.
+        """
+        params = [p for p in self.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in params if p.dim() >= 2], "weight_decay": weight_decay},
+            {"params": [p for p in params if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        fused = device_type in ("cpu", "cuda", "mps")
+        return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=fused)
+
+    def new_kv_cache(self, batch_size, length):
+        """An empty key/value cache for `length` tokens: (n_layer, 2, B, nh, length, hs)."""
+        c, weight = self.config, self.lm_head.weight
+        shape = (c.n_layer, 2, batch_size, c.n_head, length, c.n_embd // c.n_head)
+        return torch.empty(shape, dtype=weight.dtype, device=weight.device)
+
+    @torch.no_grad()
+    def stream(self, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=None, stop_token=None, vocab_size=None):
+        """
+        Continue the token ids idx (B, T), and yield the next ids, (B, 1), until there are max_new_tokens.
+
+        temperature: 0 takes the likeliest token, below 1 is bolder to the likely ones, above 1 to the others.
+        top_k, top_p: draw from only the k likeliest tokens; from only the likeliest that together have probability p.
+        stop_token: a row that has drawn it repeats it from there on; all of them have: the end.
+        vocab_size: draw ids below it; by default those of GPT-2 where the model has its padded vocabulary.
+        Raises ValueError for values that cannot be meant.
+        """
+        if idx.shape[1] == 0:
+            raise ValueError("the prompt is empty: it should have at least one token")
+        if temperature < 0 or (top_k is not None and top_k < 1) or (top_p is not None and not 0 < top_p <= 1):
+            raise ValueError(
+                f"temperature={temperature} should be 0 or more, top_k={top_k} None or 1 or more, "
+                f"top_p={top_p} None or above 0 and at most 1"
+            )
+        block_size, V = self.config.block_size, self.config.vocab_size
+        vocab_size = vocab_size or (GPT2_VOCAB if V == GPTConfig.vocab_size else V)
+        window = idx[:, -block_size:]
+        cache = self.new_kv_cache(idx.shape[0], min(block_size, window.shape[1] + max_new_tokens))
+        start = 0  # tokens in the cache
+        done = torch.zeros_like(idx[:, :1], dtype=torch.bool)
+        for _ in range(max_new_tokens):
+            if window.shape[1] > block_size:  # the window is full: begin anew with its later half
+                window, start = window[:, -max(block_size // 2, 1) :], 0
+            x = self.features(window[:, start:], cache, start)
+            start = window.shape[1]
+            logits = self.lm_head(x[:, -1])[:, :vocab_size]  # (B, V)
+            next_ids = draw(logits, temperature, top_k, top_p)
+            if stop_token is not None:
+                next_ids = torch.where(done, stop_token, next_ids)
+                done |= next_ids == stop_token
+            yield next_ids
+            if stop_token is not None and done.all():
+                return
+            window = torch.cat((window, next_ids), dim=1)
+
+    def generate(self, idx, max_new_tokens, temperature=1.0, top_k=None, **options):
+        """
+        Continue the token ids idx (B, T): returns (B, T + max_new_tokens), or fewer where all rows have drawn the
+        stop_token. The options are those of `stream`. Call `model.eval()` first.
+        """
+        return torch.cat([idx, *self.stream(idx, max_new_tokens, temperature, top_k, **options)], dim=1)
+
+
+def draw(logits, temperature, top_k, top_p):
+    """One token id for each row of logits, (B, V) to (B, 1); the options are those of GPT.stream."""
+    if temperature == 0:
+        return logits.argmax(dim=-1, keepdim=True)
+    # the largest first becomes 0, so that even a tiny temperature overflows to nothing worse than -inf
+    logits = (logits.float() - logits.float().amax(dim=-1, keepdim=True)) / temperature
+    if top_k is None and top_p is None:
+        return torch.multinomial(F.softmax(logits, dim=-1), num_samples=1)
+    logits, ids = logits.topk(min(top_k or logits.shape[-1], logits.shape[-1]))  # sorted, the likeliest first
+    probs = F.softmax(logits, dim=-1)
+    if top_p is not None:
+        before = probs.cumsum(dim=-1) - probs  # the probability of all likelier tokens; 0 for the first, which stays
+        probs = probs.masked_fill(before >= top_p, 0)
+    return ids.gather(-1, torch.multinomial(probs, num_samples=1))
+
+
+# -----------------------------------------------------------------------------
+# the loss
+
+
+def linear_cross_entropy(x, weight, targets):
+    """
+    Mean cross entropy, in nats, of the logits x @ weight.T: x (N, C), weight (V, C), targets (N,), of which -1 is
+    ignored. It never holds more than a chunk of the logits (N, V): each chunk's gradients are computed on its way
+    (as in Liger Kernel, Hsu et al., 2024, and "Cut Your Losses", Wijmans et al., 2024).
+    """
+    return LinearCrossEntropy.apply(x, weight, targets, torch.is_grad_enabled())
+
+
+class LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, targets, with_gradients):
+        # on a CPU a chunk should stay in the cache, on a GPU it should keep the GPU busy
+        rows = 64 if x.device.type == "cpu" else 4096
+        keep = (targets >= 0).unsqueeze(1)  # (N, 1)
+        count = keep.sum().clamp(min=1)
+        dx, dweight = (torch.empty_like(x), torch.zeros_like(weight)) if with_gradients else (None, None)
+        loss = 0.0
+        for i in range(0, len(x), rows):
+            chunk, mask, target = x[i : i + rows], keep[i : i + rows], targets[i : i + rows, None].clamp(min=0)
+            logits = F.linear(chunk, weight)  # (rows, V)
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            log_probs = F.log_softmax(logits, dim=-1)
+            loss = loss - (log_probs.gather(1, target) * mask).sum()
+            if with_gradients:
+                # the gradient of the sum of the losses by the logits is probs - one_hot(target); the division by their
+                # number waits for backward, since float16 would round these small numbers to zero
+                dlogits = log_probs.exp_().scatter_add_(1, target, -torch.ones_like(log_probs[:, :1]))
+                dlogits = dlogits.to(weight.dtype)
+                dx[i : i + rows] = (dlogits @ weight) * mask
+                dweight += dlogits.T @ (chunk * mask)
+        ctx.save_for_backward(dx, dweight, count)
+        return loss / count
+
+    @staticmethod
+    def backward(ctx, grad):
+        dx, dweight, count = ctx.saved_tensors
+        grad = grad / count
+        return dx * grad, dweight.mul_(grad), None, None

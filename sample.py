@@ -1,0 +1,98 @@
+"""
+Let a trained model write.
+
+    python sample.py --out_dir=out-hitchikers
+    python sample.py --out_dir=out-hitchikers --start="The answer is" --num_samples=1
+    python sample.py --out_dir=out-hitchikers --start=FILE:prompt.txt
+
+Only the samples go to standard output, with a line of dashes after each. A single sample appears word by word.
+"""
+
+from configurator import UserError, configure, read_text, resolve_device, run
+
+import codecs
+import os
+import sys
+
+import torch
+from tqdm import tqdm
+
+from tokenizer import make_tokenizer, read_meta
+from train import HERE, load_model
+
+# -----------------------------------------------------------------------------
+init_from = "resume"  # resume: the model in out_dir
+out_dir = "out"  # the folder with ckpt.pt
+start = "\n"  # the prompt; FILE:prompt.txt reads it from a file, FILE:- from standard input
+num_samples = 10  # how many to draw, all at once
+max_new_tokens = 500  # the length of each
+temperature = 0.8  # below 1 the likely tokens are likelier still; 0 always takes the likeliest
+top_k: int | None = 200  # draw from the k likeliest tokens only; None from all
+top_p: float | None = None  # draw from the likeliest tokens that together have this probability; None from all
+stop_at_end = False  # end a sample where the model writes <|endoftext|>
+seed = 1337  # of the draws
+device = "auto"  # auto, cpu, cuda, cuda:1, mps
+dtype = "auto"  # of the weights: auto, float32, bfloat16, float16
+compile: str | bool = "auto"  # torch.compile the model: auto, True, False
+# -----------------------------------------------------------------------------
+
+
+def check_options():
+    """Raise UserError for values that cannot be meant."""
+    for name, least in {"num_samples": 1, "max_new_tokens": 1, "temperature": 0, "seed": 0}.items():
+        if globals()[name] < least:
+            raise UserError(f"--{name}={globals()[name]} should be at least {least}")
+    if top_k is not None and top_k < 1:
+        raise UserError(f"--top_k={top_k} should be at least 1, or None to draw from all tokens")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise UserError(f"--top_p={top_p} should be above 0 and at most 1, or None to draw from all tokens")
+    if init_from != "resume":
+        raise UserError(f"--init_from={init_from} is unknown: it may be resume")
+
+
+def main():
+    configure(globals())
+    check_options()
+    sys.stdout.reconfigure(encoding="utf-8", errors="replace")
+    torch_device, torch_dtype, compiled = resolve_device(device, dtype, compile)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.manual_seed(seed)
+
+    model, checkpoint = load_model(os.path.join(out_dir, "ckpt.pt"))
+    model.eval().to(torch_device, torch_dtype)
+    if compiled:
+        model.compile()
+    # nanoGPT's checkpoints do not bring the encoding along: the data folder knows
+    dataset = checkpoint.get("config", {}).get("dataset", "")
+    tokenizer = make_tokenizer(checkpoint.get("meta") or read_meta(os.path.join(HERE, "data", dataset)))
+
+    prompt = read_text(start.removeprefix("FILE:"), "prompt") if start.startswith("FILE:") else start
+    ids = tokenizer.encode(prompt, special=True)
+    if not ids:
+        raise UserError(f"the prompt --start={start} is empty: it should have at least a character")
+    if len(ids) > (block_size := model.config.block_size):
+        print(f"note: of the prompt's {len(ids)} tokens the model sees the last {block_size}", file=sys.stderr)
+
+    idx = torch.tensor([ids], device=torch_device).expand(num_samples, -1)  # (B, T)
+    end = tokenizer.end_of_text if stop_at_end else None
+    new_ids = model.stream(idx, max_new_tokens, temperature, top_k, top_p, end, tokenizer.vocab_size)
+
+    def before_end(ids):
+        return ids[: ids.index(end)] if end in ids else ids
+
+    if num_samples == 1:
+        # tokens can end within a character, which the decoder keeps until it is whole
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        print(prompt, end="", flush=True)
+        for token in new_ids:
+            print(decoder.decode(tokenizer.decode_bytes(before_end(token[0].tolist()))), end="", flush=True)
+        print(decoder.decode(b"", final=True), "---------------", sep="\n")
+        return
+    bar = tqdm(new_ids, total=max_new_tokens, unit="tok", leave=False, disable=not sys.stderr.isatty())
+    for row in torch.cat(list(bar), dim=1).tolist():
+        print(prompt + tokenizer.decode_bytes(before_end(row)).decode("utf-8", errors="replace"))
+        print("---------------")
+
+
+if __name__ == "__main__":
+    run(main)

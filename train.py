@@ -1,0 +1,557 @@
+"""
+Train a GPT on the token ids in data/NAME/train.bin.
+
+    python train.py config/train_hitchikers.py                     a small GPT on a GPU
+    python train.py config/train_hitchikers_cpu.py                 a smaller one on a laptop
+    python train.py config/train_hitchikers.py --init_from=resume  go on where a run was stopped
+
+out_dir/ckpt.pt is the best model so far, which sample.py reads; last.pt is the newest state, from which a run resumes;
+log.jsonl holds the figures. Ctrl-C finishes the iteration and saves.
+"""
+
+from configurator import HERE, UserError, configure, first_line, replacing, resolve_device, run, suggestion
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import signal
+import sys
+import time
+from functools import partial
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from model import GPT, GPTConfig
+from tokenizer import read_meta
+
+# -----------------------------------------------------------------------------
+# what to write, and when
+out_dir = "out"  # where checkpoints and the log go
+eval_interval = 2000  # evaluate every so many iterations, and save
+log_interval = 1  # report every so many iterations
+eval_iters = 200  # evaluate on at most so many batches of each split
+eval_only = False  # evaluate once and stop
+always_save_checkpoint = True  # ckpt.pt is the newest model at each evaluation; False: the best so far
+init_from = "scratch"  # scratch, resume, or auto: resume if there is something to resume, else scratch
+# wandb
+wandb_log = False  # log to Weights & Biases too
+wandb_project = "owt"  # its project
+wandb_run_name = "gpt2"  # its name for this run
+# data
+dataset = "openwebtext"  # the folder in data/
+gradient_accumulation_steps = 5 * 8  # micro-batches in an iteration
+batch_size = 12  # windows in a micro-batch
+block_size = 1024  # tokens in a window
+# model
+n_layer = 12  # blocks
+n_head = 12  # attention heads in a block
+n_embd = 768  # channels, a multiple of n_head
+dropout = 0.0  # 0 is best where there is plenty of text; 0.1 and more against overfitting
+bias = False  # have biases in the linear and norm layers
+# optimizer
+learning_rate = 6e-4  # the highest, reached after the warm-up
+max_iters = 600000  # updates in all
+weight_decay = 1e-1  # on matrices and embeddings
+beta1 = 0.9  # AdamW's decay of the mean gradient
+beta2 = 0.95  # and of its square
+grad_clip = 1.0  # clip the gradient's norm to this; 0: not at all
+# learning rate
+decay_lr = True  # warm up, then decay along a cosine; False: learning_rate throughout
+warmup_iters = 2000  # iterations of warm-up
+lr_decay_iters = 600000  # min_lr is reached here; usually max_iters
+min_lr = 6e-5  # the lowest, usually a tenth of learning_rate
+# machine
+seed = 1337  # of the initial weights, the batches and dropout
+device = "auto"  # auto, cpu, cuda, cuda:1, mps
+dtype = "auto"  # auto, float32, bfloat16, float16
+compile: str | bool = "auto"  # torch.compile the model: auto, True, False
+# -----------------------------------------------------------------------------
+
+
+def check_options():
+    """Raise UserError for values that no training can have."""
+    counts = ("batch_size", "block_size", "gradient_accumulation_steps", "eval_interval", "eval_iters", "log_interval")
+    amounts = ("max_iters", "learning_rate", "min_lr", "warmup_iters", "lr_decay_iters", "weight_decay", "grad_clip")
+    for name in counts:
+        if globals()[name] < 1:
+            raise UserError(f"--{name}={globals()[name]} should be at least 1")
+    for name in (*amounts, "seed"):
+        if globals()[name] < 0:
+            raise UserError(f"--{name}={globals()[name]} should be at least 0")
+    for name in ("beta1", "beta2"):
+        if not 0 <= globals()[name] < 1:
+            raise UserError(f"--{name}={globals()[name]} should be from 0 up to, not including, 1")
+    if init_from not in ("scratch", "resume", "auto"):
+        raise UserError(f"--init_from={init_from} is unknown: it may be scratch, resume or auto")
+
+
+# -----------------------------------------------------------------------------
+# data
+
+
+def open_tokens(split, meta, block_size, vocab_size):
+    """The token ids of a split as a memory map, (tokens,). Raises UserError for a file that cannot be trained on."""
+    folder = os.path.join(HERE, "data", dataset)
+    path = os.path.join(folder, f"{split}.bin")
+    if not os.path.exists(path):
+        script = os.path.join("data", dataset, "prepare.py")
+        known = sorted(
+            d for d in os.listdir(os.path.join(HERE, "data")) if os.path.isdir(os.path.join(HERE, "data", d))
+        )
+        if os.path.exists(os.path.join(HERE, script)):
+            raise UserError(f"dataset {dataset!r} has no {split}.bin yet: prepare it with 'python {script}'")
+        raise UserError(f"--dataset={dataset} has no data/{dataset}/{split}.bin: {suggestion(dataset, known)}")
+    size = os.path.getsize(path)
+    if size % 2:
+        raise UserError(f"{path!r} has {size} bytes, an odd number, and a token takes two: prepare the dataset again")
+    tokens, written = size // 2, meta.get(split, {}).get("tokens")
+    if written is not None and written != tokens:
+        raise UserError(f"{path!r} has {tokens} tokens, and its meta.json says {written}: prepare the dataset again")
+    if tokens <= block_size:
+        raise UserError(
+            f"{path!r} has {tokens} tokens, too few for one window of --block_size={block_size} and its target: "
+            f"try --block_size={max(tokens - 1, 1)} or less, or more text"
+        )
+    data = np.memmap(path, dtype="<u2", mode="r")
+    check_ids(data[: 2**27], vocab_size, path)  # all of most files; batches are checked as they come
+    return data
+
+
+def check_ids(ids, vocab_size, path):
+    """Raise UserError where a token id is beyond the vocabulary, which a GPU would answer with a crash."""
+    if ids.max() >= vocab_size:
+        raise UserError(
+            f"{path!r} has the token id {ids.max()}, beyond the model's vocabulary of {vocab_size}: "
+            "does the file belong to the meta.json beside it, and to this model?"
+        )
+
+
+def get_batch(data, starts, block_size, vocab_size, device):
+    """The windows of `data` that begin at `starts`: token ids x and those that follow each, y, both (B, T)."""
+    windows = np.stack([data[i : i + block_size + 1] for i in starts])
+    check_ids(windows, vocab_size, data.filename)
+    windows = torch.from_numpy(windows.astype(np.int64))
+    if device.type == "cuda":  # pinned memory travels while the GPU computes
+        windows = windows.pin_memory().to(device, non_blocking=True)
+    else:
+        windows = windows.to(device)
+    return windows[:, :-1], windows[:, 1:]
+
+
+def evaluation_starts(tokens, block_size, at_most):
+    """Where the windows of an evaluation begin: spread evenly over the split, the whole of it where it is small."""
+    cover = math.ceil((tokens - 1) / block_size)
+    if cover <= at_most:
+        return np.minimum(np.arange(cover) * block_size, tokens - 1 - block_size)
+    return np.linspace(0, tokens - 1 - block_size, at_most).astype(np.int64)
+
+
+# -----------------------------------------------------------------------------
+# training
+
+
+def learning_rate_at(iteration):
+    """Linear warm-up, then a cosine down to min_lr, as nanoGPT has it."""
+    if not decay_lr:
+        return learning_rate
+    if iteration < warmup_iters:
+        return learning_rate * (iteration + 1) / (warmup_iters + 1)
+    if iteration >= lr_decay_iters:
+        return min_lr
+    progress = (iteration - warmup_iters) / (lr_decay_iters - warmup_iters)
+    return min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (learning_rate - min_lr)
+
+
+def train_step(model, optimizer, scaler, autocast, batches, grad_clip):
+    """
+    One update, from a list of functions that each give a micro-batch (x, y). Returns the mean loss and the gradient's
+    norm before it was clipped, as tensors, so that nobody waits for the device who does not look at them.
+    """
+    loss_sum = 0.0
+    for get in batches:
+        x, y = get()
+        with autocast:
+            _, loss = model(x, y)
+        loss_sum = loss_sum + loss.detach()
+        scaler.scale(loss / len(batches)).backward()
+    scaler.unscale_(optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip or math.inf)
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    return loss_sum / len(batches), norm
+
+
+@torch.no_grad()
+def evaluate(model, autocast, batches, stop=()):
+    """The mean loss over batches (x, y) in nats a token; None where a signal comes in between."""
+    model.eval()
+    total = count = 0
+    for x, y in batches:
+        with autocast:
+            _, loss = model(x, y)
+        total = total + loss.double() * len(x)
+        count += len(x)
+        if stop:
+            break
+    model.train()
+    return None if stop else (total / count).item()
+
+
+def load_optimizer(optimizer, state):
+    """Take over an optimizer's saved moments; its settings stay those of the options."""
+    for group, saved in zip(optimizer.param_groups, state["param_groups"]):
+        saved.update({k: v for k, v in group.items() if k != "params"})
+    optimizer.load_state_dict(state)
+
+
+PEAK_FLOPS = {  # dense, at the precision of training: bfloat16, or float16 on a T4 and V100
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10": 125e12,
+    "V100": 125e12,
+    "T4": 65e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}
+
+
+def peak_flops(device):
+    """What the device could do in a second by its maker's word, or None where this is not known."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for key, peak in PEAK_FLOPS.items() if key in name), None)
+
+
+# -----------------------------------------------------------------------------
+# checkpoints
+
+
+def save_checkpoint(state, is_best):
+    """Write the state to last.pt, and where it is the best to ckpt.pt too, without a moment when one is damaged."""
+    best = os.path.join(out_dir, "ckpt.pt")
+    try:
+        with replacing(os.path.join(out_dir, "last.pt")) as f:
+            torch.save(state, f)
+            if is_best:  # first, so that a run killed between the two finds the older last.pt and does this again
+                f.flush()
+                os.fsync(f.fileno())
+                link(f.name, best)
+    except RuntimeError as failure:  # what torch.save makes of a full disk
+        raise UserError(f"cannot write to {out_dir!r} ({first_line(failure)}): the last checkpoint is kept") from None
+
+
+def link(source, target):
+    """Make `target` the same file as `source`; a copy where the file system has no hard links."""
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(f"{target}.tmp")
+    try:
+        os.link(source, f"{target}.tmp")
+        os.replace(f"{target}.tmp", target)
+    except OSError:
+        with replacing(target) as f, open(source, "rb") as original:
+            shutil.copyfileobj(original, f)
+
+
+def load_checkpoint(path):
+    """A checkpoint's dict, read without running anything it may contain, its tensors on the CPU."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(
+            f"there is no checkpoint {path!r}: train a model first, or name its folder with --out_dir"
+        ) from None
+    except Exception as failure:  # a damaged file can raise almost anything
+        raise UserError(f"cannot read the checkpoint {path!r}: it is damaged or none ({first_line(failure)})") from None
+    if not (isinstance(checkpoint, dict) and {"model", "model_args"} <= checkpoint.keys()):
+        raise UserError(f"{path!r} is not a checkpoint of a GPT: it should hold a model and its model_args")
+    return checkpoint
+
+
+def load_model(path, dropout=0.0):
+    """The model in a checkpoint, and the checkpoint. Raises UserError where there is none."""
+    checkpoint = load_checkpoint(path)
+    try:
+        return GPT.from_checkpoint(checkpoint, dropout), checkpoint
+    except ValueError as failure:
+        raise UserError(f"the checkpoint {path!r} {first_line(failure)}") from None
+
+
+def set_aside(folder):
+    """Move an earlier run's files into a folder of their own, so that a new one overwrites nothing."""
+    files = [name for name in ("ckpt.pt", "last.pt", "log.jsonl") if os.path.exists(os.path.join(folder, name))]
+    if not files:
+        return
+    number = 1
+    while os.path.exists(os.path.join(folder, f"earlier-{number}")):
+        number += 1
+    aside = os.path.join(folder, f"earlier-{number}")
+    os.mkdir(aside)
+    for name in files:
+        os.replace(os.path.join(folder, name), os.path.join(aside, name))
+    print(f"moved an earlier run to {aside} (--init_from=resume would have gone on with it)")
+
+
+def open_log(path, iter_num):
+    """Open log.jsonl to append to it, without what an earlier run wrote about iterations from iter_num on."""
+    kept = []
+    if os.path.exists(path):
+        with open(path, encoding="utf-8", errors="replace") as f:
+            for line in f:
+                with contextlib.suppress(ValueError, KeyError, TypeError):  # say, a line cut short by a power failure
+                    if json.loads(line)["iter"] < iter_num:
+                        kept.append(line)
+    with replacing(path) as f:
+        f.write("".join(kept).encode("utf-8"))
+    return open(path, "a", encoding="utf-8", buffering=1)
+
+
+# -----------------------------------------------------------------------------
+# the run
+
+
+def catch_signals():
+    """A list to which a first Ctrl-C or SIGTERM adds its number; a second one ends the process at once."""
+    caught = []
+
+    def note(number, frame):
+        if caught:
+            os._exit(128 + number)
+        caught.append(number)
+        os.write(2, b"\nfinishing the iteration, then saving (once more: quit at once)\n")
+
+    signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGTERM, note)
+    return caught
+
+
+def start_wandb(config):
+    import wandb
+
+    try:
+        return wandb.init(project=wandb_project, name=wandb_run_name, config=config, dir=out_dir)
+    except Exception as failure:  # wandb's own, of many kinds
+        raise UserError(
+            f"wandb does not start ({first_line(failure)}): 'wandb login', WANDB_MODE=offline, or --wandb_log=False"
+        ) from None
+
+
+def say(line):
+    """Print a line above the progress bar, if there is one."""
+    tqdm.write(line)
+    sys.stdout.flush()
+
+
+def bits_per_byte(loss, counts):
+    """A loss in nats a token as bits a byte of the text, which compares across encodings; None without the counts."""
+    return loss / math.log(2) * counts["tokens"] / counts["bytes"] if counts and counts.get("bytes") else None
+
+
+def check_finite(steps, scaler):
+    """Raise UserError for the first of the steps (iteration, loss, norm) that went wrong; waits for the device."""
+    for iteration, loss, norm in steps:
+        # a gradient scaler leaves out steps whose norm is not finite, and goes on
+        if not (math.isfinite(loss) and (scaler.is_enabled() or math.isfinite(norm))):
+            raise UserError(
+                f"iteration {iteration} has loss {loss:.4g} and gradient norm {norm:.4g}, which is no training any "
+                "more: try a lower --learning_rate or a longer --warmup_iters; the checkpoints keep the last good state"
+            )
+
+
+def check_resumable(checkpoint, config, meta, path):
+    """Raise UserError where the options cannot go on with a checkpoint, and say where they differ from those it had."""
+    if not {"optimizer", "iter_num", "best_val_loss"} <= checkpoint.keys():
+        raise UserError(f"{path!r} holds a model but no state of its training: it can be sampled, not resumed")
+    model_args, saved_meta = checkpoint["model_args"], checkpoint.get("meta", meta)
+    if any(saved_meta.get(key) != meta.get(key) for key in ("encoding", "chars")):
+        raise UserError(f"{path!r} was trained with other token ids than those of --dataset={dataset}")
+    if block_size < model_args["block_size"]:
+        raise UserError(f"--block_size={block_size} is less than the {model_args['block_size']} of {path!r}")
+    before = {**checkpoint.get("config", {}), **model_args, "dropout": dropout, "init_from": init_from}
+    for name, value in config.items():
+        if name in before and before[name] != value:
+            holds = f"{name}={before[name]}, which is the checkpoint's" if name in model_args else f"{name}={value} now"
+            print(f"{name}: {before[name]} so far, {value} asked for: going on with {holds}")
+
+
+def check_writable(folder):
+    """Make a folder, and raise UserError where it cannot be written to."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        probe = os.path.join(folder, "writable")
+        with open(probe, "wb"):
+            pass
+        os.remove(probe)
+    except OSError as failure:
+        raise UserError(f"--out_dir={folder} cannot be written to: {failure.strerror}") from None
+
+
+def main():
+    config = configure(globals())
+    check_options()
+    torch_device, torch_dtype, compiled = resolve_device(device, dtype, compile)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    autocast = torch.autocast(torch_device.type, torch_dtype, enabled=torch_dtype != torch.float32)
+    check_writable(out_dir)
+
+    # the model: a checkpoint's, or a new one
+    meta = read_meta(os.path.join(HERE, "data", dataset))
+    newest = next((p for p in (f"{out_dir}/last.pt", f"{out_dir}/ckpt.pt") if os.path.exists(p)), None)
+    if init_from == "resume" and not newest:
+        raise UserError(f"--init_from=resume: there is no last.pt or ckpt.pt in {out_dir!r}; try --init_from=scratch")
+    torch.manual_seed(seed)
+    if newest and init_from != "scratch":
+        model, checkpoint = load_model(newest, dropout)
+        check_resumable(checkpoint, config, meta, newest)
+        print(f"resuming from {newest} at iteration {checkpoint['iter_num']}")
+    else:
+        # GPT-2's 50257 ids are rounded up to a multiple of 64, which is faster
+        vocab_size = GPTConfig.vocab_size if meta["encoding"] == "gpt2" else meta["vocab_size"]
+        try:
+            model = GPT(GPTConfig(block_size, vocab_size, n_layer, n_head, n_embd, dropout, bias))
+        except ValueError as failure:
+            raise UserError(failure) from None
+        checkpoint = {"iter_num": 0, "best_val_loss": math.inf}
+    model.to(torch_device)
+    model_args = vars(model.config)
+    config.update({k: v for k, v in model_args.items() if k in config})
+
+    # the optimizer
+    scaler = torch.amp.GradScaler(torch_device.type, enabled=torch_dtype == torch.float16)
+    optimizer = model.configure_optimizers(weight_decay, learning_rate, (beta1, beta2), torch_device.type)
+    if "optimizer" in checkpoint:
+        load_optimizer(optimizer, checkpoint["optimizer"])
+        if scaler.is_enabled() and checkpoint.get("scaler"):
+            scaler.load_state_dict(checkpoint["scaler"])
+    iter_num, best_val_loss = checkpoint["iter_num"], float(checkpoint["best_val_loss"])
+    seconds = checkpoint.get("seconds", 0.0)  # of training so far
+    del checkpoint
+    raw_model = model  # the one to save: in a compiled one the parameters have other names
+    if compiled:
+        print("compiling the model, which takes a minute")
+        model = torch.compile(model)
+
+    # the data
+    T, vocab_size = raw_model.config.block_size, raw_model.config.vocab_size
+    data = {split: open_tokens(split, meta, T, vocab_size) for split in ("train", "val")}
+
+    def training_batch(micro_step):
+        # a function of the options and these numbers alone, so that a resumed run repeats the uninterrupted one
+        rng = np.random.default_rng((seed, iter_num, micro_step))
+        starts = rng.integers(0, len(data["train"]) - T, batch_size)
+        torch.manual_seed(int(rng.integers(2**63)))  # for dropout
+        return get_batch(data["train"], starts, T, vocab_size, torch_device)
+
+    def evaluation_batches(split):
+        starts = evaluation_starts(len(data[split]), T, eval_iters * batch_size)
+        for i in range(0, len(starts), batch_size):
+            yield get_batch(data[split], starts[i : i + batch_size], T, vocab_size, torch_device)
+
+    # what is written: checkpoints and the log
+    tokens_per_iter = gradient_accumulation_steps * batch_size * T
+    if init_from == "scratch" and not eval_only:
+        set_aside(out_dir)
+    log_file = open_log(os.path.join(out_dir, "log.jsonl"), iter_num) if not eval_only else None
+    wandb_run = start_wandb(config) if wandb_log else None
+
+    def log(figures):
+        figures = {"iter": iter_num, "tokens": iter_num * tokens_per_iter, "seconds": round(seconds, 3), **figures}
+        if log_file:
+            log_file.write(json.dumps(figures) + "\n")
+        if wandb_run:
+            wandb_run.log(figures, step=iter_num)
+
+    def save(is_best):
+        state = {
+            "model": raw_model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "model_args": model_args,
+            "iter_num": iter_num,
+            "best_val_loss": best_val_loss,
+            "config": config,
+            "meta": meta,  # so that sampling needs no data folder
+            "scaler": scaler.state_dict(),
+            "seconds": seconds + busy,
+        }
+        save_checkpoint(state, is_best)
+
+    peak = peak_flops(torch_device)
+    print(f"{raw_model.num_params() / 1e6:.2f}M parameters on {torch_device}, {torch_dtype}, compile={compiled}")
+    tokens = {split: f"{len(data[split]):,}" for split in data}
+    print(f"tokens: {tokens['train']} to train on, {tokens['val']} to validate, {tokens_per_iter:,} an iteration")
+
+    # the loop
+    on_terminal = sys.stdout.isatty() and sys.stderr.isatty()
+    bar = tqdm(total=max_iters, initial=iter_num, unit="it", disable=not on_terminal, dynamic_ncols=True)
+    stop = catch_signals()
+    unreported, busy = [], 0.0  # the iterations since the last report, and the seconds they took
+    while True:
+        if iter_num % eval_interval == 0 or iter_num >= max_iters or eval_only:
+            check_finite(unreported, scaler)
+            losses = {split: evaluate(model, autocast, evaluation_batches(split), stop) for split in data}
+            if stop:
+                break
+            check_finite([(iter_num, loss, 0.0) for loss in losses.values()], scaler)
+            is_best = losses["val"] < best_val_loss
+            best_val_loss = min(losses["val"], best_val_loss)
+            bits = {split: bits_per_byte(losses[split], meta.get(split)) for split in data}
+            in_bits = f", {bits['val']:.4f} bits a byte" if bits["val"] else ""
+            best = " (the best so far)" if is_best else ""
+            say(f"step {iter_num}: train loss {losses['train']:.4f}, val loss {losses['val']:.4f}{in_bits}{best}")
+            log({f"{s}/loss": losses[s] for s in data} | {f"{s}/bits_per_byte": bits[s] for s in data if bits[s]})
+            if not eval_only:
+                save(is_best or always_save_checkpoint)
+        if iter_num >= max_iters or eval_only:
+            break
+
+        began = time.perf_counter()
+        lr = learning_rate_at(iter_num)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        batches = [partial(training_batch, m) for m in range(gradient_accumulation_steps)]
+        loss, norm = train_step(model, optimizer, scaler, autocast, batches, grad_clip)
+        unreported.append((iter_num, loss, norm))
+        if iter_num % log_interval == 0 or stop:
+            check_finite(unreported, scaler)  # waits for the device, so that the time is right
+        busy += time.perf_counter() - began
+        if iter_num % log_interval == 0:
+            dt, seconds = busy / len(unreported), seconds + busy
+            unreported, busy = [], 0.0
+            speed = tokens_per_iter / dt
+            mfu = speed * raw_model.flops_per_token() / peak if peak else -1.0  # as nanoGPT says "unknown"
+            if on_terminal:
+                bar.set_postfix_str(f"loss {loss:.4f}, {speed:,.0f} tok/s", refresh=False)
+            else:
+                say(
+                    f"iter {iter_num}: loss {loss:.4f}, time {dt * 1000:.2f}ms, mfu {mfu * 100:.2f}%, lr {lr:.2e}, "
+                    f"norm {norm:.2f}, {speed:,.0f} tok/s, {bar.format_interval(dt * (max_iters - iter_num - 1))} left"
+                )
+            log({"loss": loss.item(), "lr": lr, "grad_norm": norm.item(), "ms": dt * 1000, "tokens_per_s": speed})
+        iter_num += 1
+        bar.update()
+        if stop:
+            break
+    bar.close()
+
+    if stop:
+        save(is_best=False)
+        print(f"stopped before iteration {iter_num}, and saved: --init_from=resume goes on from there", file=sys.stderr)
+        sys.exit(128 + stop[0])
+    if wandb_run:
+        wandb_run.finish()
+    if not eval_only:
+        print(f"the model is in {out_dir}; let it write: python sample.py --out_dir={out_dir}")
+
+
+if __name__ == "__main__":
+    run(main)
