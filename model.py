@@ -296,4 +296,4 @@ class LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx, grad):
         dx, dweight, count = ctx.saved_tensors
         grad = grad / count
-        return dx * grad, dweight.mul_(grad), None, None
+        return dx * grad, dweight * grad, None, None

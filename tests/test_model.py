@@ -1,0 +1,320 @@
+"""The network against transformers' GPT-2, its loss against plain float64 arithmetic, its cache against itself."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from model import GPT, GPTConfig, draw, linear_cross_entropy
+
+SIZES = {"block_size": 32, "vocab_size": 97, "n_layer": 3, "n_head": 4, "n_embd": 32}
+
+
+def make_model(seed=0, **sizes):
+    torch.manual_seed(seed)
+    model = GPT(GPTConfig(**{**SIZES, **sizes}))
+    with torch.no_grad():  # biases and norms begin as 0 and 1, which would hide mistakes in them
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.1)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model()
+
+
+@pytest.fixture(scope="module")
+def reference(model):
+    """transformers' GPT-2 with the same weights."""
+    c = model.config
+    config = GPT2Config(
+        vocab_size=c.vocab_size,
+        n_positions=c.block_size,
+        n_embd=c.n_embd,
+        n_layer=c.n_layer,
+        n_head=c.n_head,
+        activation_function="gelu",  # by erf, as a model from scratch has it
+        attn_pdrop=0.0,
+        embd_pdrop=0.0,
+        resid_pdrop=0.0,
+        eos_token_id=None,
+        bos_token_id=None,
+    )
+    reference = GPT2LMHeadModel(config).eval()
+    linear = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # which GPT-2 keeps as (in, out)
+    weights = {k: v.t() if k.endswith(linear) else v for k, v in model.state_dict().items()}
+    missing, unexpected = reference.load_state_dict(weights, strict=False)
+    assert not unexpected and all(k.endswith(("attn.bias", "masked_bias")) for k in missing)
+    return reference
+
+
+def tokens(*shape, below=97, seed=0):
+    return torch.randint(below, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def all_logits(model, idx):
+    return model.lm_head(model.features(idx))
+
+
+def test_logits_are_those_of_transformers(model, reference):
+    idx = tokens(3, 32)
+    torch.testing.assert_close(all_logits(model, idx), reference(idx).logits, atol=1e-5, rtol=1e-4)
+
+
+def test_loss_and_gradients_are_those_of_transformers(model, reference):
+    idx, targets = tokens(3, 32), tokens(3, 32, seed=1)
+    _, loss = model(idx, targets)
+    logits = reference(idx).logits
+    expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    torch.testing.assert_close(loss, expected)
+    model.zero_grad(), loss.backward()
+    reference.zero_grad(), expected.backward()
+    theirs = dict(reference.named_parameters())
+    for name, p in model.named_parameters():
+        grad = theirs[name].grad
+        grad = grad.t() if p.dim() == 2 and "wte" not in name and "wpe" not in name else grad
+        torch.testing.assert_close(p.grad, grad, atol=1e-5, rtol=1e-3, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_without_targets_the_last_position_has_logits(model):
+    idx = tokens(2, 9)
+    logits, loss = model(idx)
+    assert loss is None and logits.shape == (2, 1, 97)
+    torch.testing.assert_close(logits[:, 0], all_logits(model, idx)[:, -1])
+
+
+def test_a_model_without_biases_has_none():
+    assert not [name for name, _ in make_model(bias=False).named_parameters() if name.endswith("bias")]
+
+
+# -----------------------------------------------------------------------------
+# the loss
+
+
+def loss_inputs(dtype, rows=150, channels=24, vocabulary=211, ignored=True):
+    torch.manual_seed(3)
+    x = torch.randn(rows, channels, dtype=dtype, requires_grad=True)
+    weight = torch.randn(vocabulary, channels, dtype=dtype, requires_grad=True)
+    targets = torch.randint(vocabulary, (rows,))
+    if ignored:
+        targets[::7] = -1
+    return x, weight, targets
+
+
+@pytest.mark.parametrize("rows", [1, 64, 150])
+@pytest.mark.parametrize("ignored", [True, False])
+def test_the_chunked_loss_is_the_plain_one_in_float64(rows, ignored):
+    x, weight, targets = loss_inputs(torch.float64, rows, ignored=ignored and rows > 1)
+    plain = F.cross_entropy(x @ weight.T, targets, ignore_index=-1)
+    chunked = linear_cross_entropy(x, weight, targets)
+    torch.testing.assert_close(chunked, plain, rtol=1e-12, atol=1e-12)
+    expected = torch.autograd.grad(3 * plain, (x, weight))
+    got = torch.autograd.grad(3 * chunked, (x, weight), retain_graph=True)
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(torch.autograd.grad(3 * chunked, (x, weight)), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_chunked_loss_passes_gradcheck():
+    x, weight, targets = loss_inputs(torch.float64, rows=5, channels=3, vocabulary=7)
+    assert torch.autograd.gradcheck(lambda x, w: linear_cross_entropy(x, w, targets), (x, weight))
+
+
+def test_the_chunked_loss_without_gradients_is_the_same():
+    x, weight, targets = loss_inputs(torch.float64)
+    with torch.no_grad():
+        assert linear_cross_entropy(x, weight, targets) == linear_cross_entropy(x.detach(), weight.detach(), targets)
+        torch.testing.assert_close(
+            linear_cross_entropy(x, weight, targets), F.cross_entropy(x @ weight.T, targets, ignore_index=-1)
+        )
+
+
+def test_a_batch_with_nothing_but_ignored_targets_has_loss_zero_and_no_gradient():
+    x, weight, targets = loss_inputs(torch.float32)
+    loss = linear_cross_entropy(x, weight, torch.full_like(targets, -1))
+    loss.backward()
+    assert loss == 0 and not x.grad.any() and not weight.grad.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_the_chunked_loss_is_as_close_to_float64_as_the_plain_one(dtype):
+    x, weight, targets = loss_inputs(torch.float32)
+    exact = F.cross_entropy(x.double() @ weight.double().T, targets, ignore_index=-1)
+    exact_grads = torch.autograd.grad(exact, (x, weight))
+
+    def errors(loss):
+        grads = torch.autograd.grad(loss, (x, weight))
+        distances = [(g.double() - e).norm() / e.norm() for g, e in zip(grads, exact_grads)]
+        return torch.stack([abs(loss.double() - exact) / exact, *distances])
+
+    with torch.autocast("cpu", dtype):
+        plain = F.cross_entropy(F.linear(x, weight), targets, ignore_index=-1)
+        chunked = linear_cross_entropy(x, weight, targets)
+    assert (errors(chunked) < 2 * errors(plain) + 1e-3).all()
+
+
+def test_in_float16_small_gradients_are_not_rounded_to_zero():
+    x, weight, targets = loss_inputs(torch.float32, rows=2000, vocabulary=5000)
+    with torch.autocast("cpu", torch.float16):
+        loss = linear_cross_entropy(x * 0.01, weight * 0.01, targets)
+    (grad,) = torch.autograd.grad(loss * 1024, weight)
+    assert (grad != 0).float().mean() > 0.99
+
+
+def test_the_compiled_loss_is_the_same():
+    x, weight, targets = loss_inputs(torch.float32)
+    plain, compiled = linear_cross_entropy, torch.compile(linear_cross_entropy, fullgraph=True)
+    expected = torch.autograd.grad(plain(x, weight, targets), (x, weight))
+    torch.testing.assert_close(torch.autograd.grad(compiled(x, weight, targets), (x, weight)), expected)
+
+
+# -----------------------------------------------------------------------------
+# writing
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("prompt", [1, 5, 31])
+def test_cached_logits_are_the_uncached_ones(model, batch_size, prompt):
+    idx = tokens(batch_size, 32)
+    cache = model.new_kv_cache(batch_size, 32)
+    x = [model.features(idx[:, :prompt], cache, 0)]
+    x += [model.features(idx[:, i : i + 1], cache, i) for i in range(prompt, 32)]
+    torch.testing.assert_close(model.lm_head(torch.cat(x, dim=1)), all_logits(model, idx), atol=1e-5, rtol=1e-4)
+
+
+def test_greedy_text_is_that_of_transformers(model, reference):
+    idx = tokens(3, 4)
+    expected = reference.generate(idx, attention_mask=torch.ones_like(idx), max_new_tokens=28, do_sample=False)
+    assert torch.equal(model.generate(idx, 28, temperature=0), expected)
+
+
+@pytest.mark.parametrize("prompt", [1, 20, 32, 50])
+def test_past_the_window_the_text_goes_on_from_its_later_half(model, prompt):
+    idx = tokens(2, prompt)
+    got = model.generate(idx, 60, temperature=0)
+    assert got.shape == (2, prompt + 60) and torch.equal(got[:, :prompt], idx)
+    window = idx[:, -32:]
+    for i in range(60):  # the same, by the rule and without a cache
+        window = window[:, -16:] if window.shape[1] > 32 else window
+        next_ids = all_logits(model, window)[:, -1].argmax(dim=-1, keepdim=True)
+        assert torch.equal(got[:, prompt + i : prompt + i + 1], next_ids)
+        window = torch.cat((window, next_ids), dim=1)
+
+
+def test_each_sample_of_a_batch_is_drawn_for_itself(model):
+    torch.manual_seed(0)
+    rows = model.generate(tokens(1, 4).expand(8, -1), 12)
+    assert len({tuple(row) for row in rows.tolist()}) == 8
+
+
+def test_generate_can_be_followed_by_training(model):
+    idx = model.generate(tokens(1, 4), 8)
+    model(idx[:, :-1], idx[:, 1:])[1].backward()
+
+
+def test_the_padding_of_the_vocabulary_is_never_drawn():
+    model = make_model(vocab_size=50304, n_layer=1, n_embd=8, n_head=1)
+    with torch.no_grad():  # a model that wants nothing but padding
+        model.lm_head.weight[50257:] = 100 * model.transformer.ln_f(torch.ones(8))
+        model.transformer.ln_f.weight.zero_()
+        model.transformer.ln_f.bias.copy_(model.lm_head.weight[50257] / 100)
+        assert model(tokens(1, 4))[0].argmax() >= 50257
+    for temperature in (0, 1.0, 5.0):
+        assert model.generate(tokens(4, 4), 20, temperature).max() < 50257
+    assert model.generate(tokens(4, 4, below=60), 20, 100.0, vocab_size=65).max() < 65
+
+
+def test_top_k_draws_from_exactly_k_even_where_logits_are_equal():
+    drawn = draw(torch.zeros(2000, 10), 1.0, 3, None).flatten().tolist()
+    assert len(set(drawn)) == 3
+
+
+def test_top_p_draws_from_the_fewest_tokens_that_reach_p():
+    probs = torch.tensor([0.1, 0.5, 0.15, 0.25])
+    for p, allowed in {0.3: {1}, 0.6: {1, 3}, 0.8: {1, 3, 2}, 1.0: {0, 1, 2, 3}}.items():
+        torch.manual_seed(0)
+        drawn = draw(probs.log().expand(2000, 4), 1.0, None, p)
+        assert set(drawn.flatten().tolist()) == allowed
+
+
+@pytest.mark.parametrize("top_k, top_p", [(None, None), (4, None), (None, 0.999999), (3, 0.999999)])
+def test_the_draws_have_the_softmax_frequencies(top_k, top_p):
+    logits = torch.tensor([1.0, 0.0, -1.0, 2.0])
+    torch.manual_seed(0)
+    drawn = draw(logits.expand(40000, 4), 0.8, top_k, top_p).flatten()
+    expected = F.softmax((logits / 0.8).masked_fill(logits < (0 if top_k == 3 else -9), -torch.inf), dim=0)
+    torch.testing.assert_close(torch.bincount(drawn, minlength=4) / 40000, expected, atol=0.01, rtol=0)
+
+
+def test_a_tiny_temperature_is_as_good_as_greedy():
+    logits = torch.randn(50, 20, generator=torch.Generator().manual_seed(0)) * 30
+    for top_k in (None, 5):
+        assert torch.equal(draw(logits, 1e-30, top_k, None), logits.argmax(dim=-1, keepdim=True))
+
+
+def test_a_row_that_has_drawn_the_stop_token_stays_there_and_all_of_them_end_the_text(model):
+    torch.manual_seed(0)
+    idx = tokens(4, 4)
+    free = model.generate(idx, 200)
+    torch.manual_seed(0)
+    stopped = model.generate(idx, 200, stop_token=5)
+    assert stopped.shape[1] <= free.shape[1]
+    for row, free_row in zip(stopped[:, 4:].tolist(), free[:, 4:].tolist()):
+        end = row.index(5)
+        assert set(row[end:]) == {5} and row[:end] == free_row[:end]
+    assert stopped[:, 4:-1].ne(5).all(dim=1).any(), "it went on although all rows had ended"
+
+
+@pytest.mark.parametrize("bad", [{"temperature": -1}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.1}])
+def test_options_of_drawing_that_cannot_be_meant_are_refused(model, bad):
+    with pytest.raises(ValueError, match=f"{next(iter(bad))}={next(iter(bad.values()))}"):
+        model.generate(tokens(1, 4), 5, **bad)
+    with pytest.raises(ValueError, match="empty"):
+        model.generate(tokens(1, 0), 5)
+
+
+# -----------------------------------------------------------------------------
+# sizes and the optimizer
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"n_embd": 33}, {"n_layer": 0}, {"block_size": 0}, {"vocab_size": 0}, {"dropout": 1.0}, {"n_head": -4}]
+)
+def test_sizes_that_make_no_model_are_refused(sizes):
+    with pytest.raises(ValueError, match=next(iter(sizes))):
+        GPTConfig(**{**SIZES, **sizes})
+
+
+def test_a_window_longer_than_block_size_is_refused(model):
+    with pytest.raises(ValueError, match="33 tokens.*block_size=32"):
+        model(tokens(1, 33))
+
+
+def test_gpt2_has_124_million_parameters():
+    with torch.device("meta"):
+        model = GPT(GPTConfig(vocab_size=50257))
+    assert model.num_params() == 124_439_808 - 1024 * 768
+    assert model.flops_per_token() == 6 * model.num_params() + 12 * 12 * 12 * 64 * 1024
+
+
+def test_matrices_decay_and_biases_and_norms_do_not(model):
+    optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu")
+    decay, rest = optimizer.param_groups
+    assert (decay["weight_decay"], rest["weight_decay"]) == (0.1, 0.0)
+    assert {p.dim() for p in decay["params"]} == {2} and {p.dim() for p in rest["params"]} == {1}
+    assert len(decay["params"]) + len(rest["params"]) == len(list(model.parameters()))
+
+
+def test_a_checkpoint_of_other_sizes_than_it_says_is_refused(model):
+    checkpoint = {"model_args": {**SIZES, "n_layer": 2}, "model": model.state_dict()}
+    with pytest.raises(ValueError, match="model_args"):
+        GPT.from_checkpoint(checkpoint)
+    checkpoint = {"model_args": {**SIZES, "flavour": 1}, "model": model.state_dict()}
+    with pytest.raises(ValueError, match="flavour"):
+        GPT.from_checkpoint(checkpoint)
+
+
+def test_a_checkpoint_of_a_compiled_model_loads(model):
+    checkpoint = {"model_args": SIZES, "model": {f"_orig_mod.{k}": v for k, v in model.state_dict().items()}}
+    idx = tokens(2, 9)
+    assert torch.equal(all_logits(GPT.from_checkpoint(checkpoint).eval(), idx), all_logits(model, idx))
