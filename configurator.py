@@ -18,7 +18,7 @@ import os
 import re
 import sys
 from contextlib import contextmanager
-from types import FunctionType, ModuleType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import NamedTuple
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -26,6 +26,9 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 class UserError(Exception):
     """A mistake that the user can mend: `run` shows it as one line, without a traceback."""
+
+    def __init__(self, message):
+        super().__init__(" ".join(str(message).splitlines()))  # what was given may itself have lines
 
 
 def run(main):
@@ -50,7 +53,7 @@ def run(main):
 
 def first_line(failure):
     """What an exception says, cut to one line."""
-    return (str(failure) or type(failure).__name__).strip().splitlines()[0]
+    return (str(failure).strip() or type(failure).__name__).splitlines()[0]
 
 
 def check_installed(*modules):
@@ -85,7 +88,7 @@ def read_options(namespace):
     for node in ast.parse(source).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             break
-        comment = lines[node.end_lineno - 1][node.end_col_offset :].strip()
+        comment = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode().strip()  # ast counts bytes
         if not (isinstance(node, ast.Assign | ast.AnnAssign) and comment.startswith("#")):
             continue
         name = (node.targets[0] if isinstance(node, ast.Assign) else node.target).id
@@ -138,7 +141,8 @@ def parse(name, text, option):
 def check(name, value, option):
     """`value`, if it is of the option's type (an int where a float is wanted becomes one); else a UserError."""
     if type(value) is int and abs(value) >= 2**63 or type(value) is float and not math.isfinite(value):
-        raise UserError(f"{name} = {value!r:.40} is out of range: it should be {wanted(option)}")
+        given = value if type(value) is float else f"an integer of {value.bit_length()} bits"
+        raise UserError(f"{name} = {given} is out of range: it should be {wanted(option)}")
     if type(value) is int and float in option.kinds:
         return float(value)
     if type(value) not in option.kinds:
@@ -158,6 +162,9 @@ def suggestion(name, known, prefix=""):
     return f"did you mean {prefix}{near[0]}?" if near else f"there are {', '.join(prefix + k for k in known)}"
 
 
+IMPORTED = (ModuleType, FunctionType, BuiltinFunctionType, type)  # names for these in a config file are its own affair
+
+
 def read_config_file(path, config, options):
     """
     Run a config file, plain Python, in a namespace of its own that holds the options' values so far.
@@ -173,9 +180,16 @@ def read_config_file(path, config, options):
     source = read_text(path, "config file")
     scope = {**config, "__file__": path, "__name__": "__config__"}
     try:
-        exec(compile(source, path, "exec"), scope)
+        code = compile(source, path, "exec")
     except SyntaxError as failure:
-        raise UserError(f"{path}, line {failure.lineno}: {failure.msg} (a config file is plain Python)") from None
+        line = f", line {failure.lineno}" if failure.lineno else ""
+        raise UserError(f"{path}{line}: {failure.msg} (a config file is plain Python)") from None
+    except (ValueError, RecursionError, MemoryError) as failure:  # nul bytes, in older Pythons; absurd nesting
+        raise UserError(f"{path}: {first_line(failure)} (a config file is plain Python)") from None
+    try:
+        exec(code, scope)
+    except SystemExit:
+        raise UserError(f"{path} ends the script: a config file should only set options") from None
     except Exception as failure:  # whatever the user's own code raises
         where = failure.__traceback__
         while where.tb_next and where.tb_next.tb_frame.f_code.co_filename == path:
@@ -189,7 +203,7 @@ def read_config_file(path, config, options):
                 result[name] = check(name, value, options[name])
             except UserError as mistake:
                 raise UserError(f"{path}: {mistake}") from None
-        elif not name.startswith("_") and not isinstance(value, ModuleType | FunctionType | type):
+        elif not name.startswith("_") and not isinstance(value, IMPORTED):
             raise UserError(f"{path} sets {name!r}, which is no option: {suggestion(name, options)}")
     return result
 
@@ -220,7 +234,7 @@ def resolve_device(device, dtype, compile):
     if device == "auto":
         device = "cuda" if cuda else "mps" if mps else "cpu"
     kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdecimal()):
+    if not re.fullmatch(r"(cpu|cuda|mps)(:(0|[1-9]\d{0,3}))?", device):
         raise UserError(f"--device={device} is unknown: it may be auto, cpu, cuda, cuda:0, cuda:1, ... or mps")
     if kind == "cuda" and not cuda:
         raise UserError(f"--device={device}: PyTorch {torch.__version__} sees no CUDA GPU here; try --device=auto")
@@ -246,7 +260,7 @@ def read_text(path, what="file"):
     """The whole of a UTF-8 text file, `-` for standard input. Raises UserError, which calls it `what`."""
     try:
         if path == "-":
-            return sys.stdin.buffer.read().decode("utf-8")
+            return re.sub("\r\n?", "\n", sys.stdin.buffer.read().decode("utf-8"))  # as open() does for files
         with open(path, encoding="utf-8") as f:
             return f.read()
     except OSError as failure:

@@ -77,8 +77,9 @@ def gpt2_bpe():
     from tiktoken_ext.openai_public import r50k_pat_str
 
     whisper = importlib.util.find_spec("whisper")  # finds the folder, and imports neither torch nor numba
-    path = whisper and os.path.join(whisper.submodule_search_locations[0], "assets", "gpt2.tiktoken")
-    if not (path and os.path.exists(path)):
+    folder = (whisper and whisper.submodule_search_locations or [""])[0]  # a package of that name may be another one
+    path = os.path.join(folder, "assets", "gpt2.tiktoken")
+    if not os.path.exists(path):
         try:
             return tiktoken.get_encoding("gpt2")
         except Exception as failure:  # requests' and tiktoken's own, of many kinds
@@ -114,7 +115,7 @@ def read_meta(folder):
                 meta = PlainUnpickler(f).load()
             chars = "".join(meta["itos"][i] for i in range(len(meta["itos"])))
             return check_meta({"encoding": "char", "vocab_size": meta["vocab_size"], "chars": chars}, path)
-    except (UserError, MemoryError):
+    except UserError:
         raise
     except Exception as failure:  # a damaged pickle can raise almost anything
         raise UserError(f"cannot read {path!r} ({first_line(failure)}): prepare the dataset again") from None
@@ -136,7 +137,10 @@ def check_meta(meta, path):
     else:
         chars = meta.get("chars")
         demand(isinstance(chars, str) and 0 < len(chars) == len(set(chars)), "chars should be different characters")
-        demand(vocab_size == len(chars), f"vocab_size {vocab_size!r:.40} should be {len(chars)}, the number of chars")
+        demand(
+            type(vocab_size) is int and vocab_size == len(chars),
+            f"vocab_size {vocab_size!r:.40} should be {len(chars)}, the number of chars",
+        )
     for split in ("train", "val"):
         counts = meta.get(split, {})
         demand(isinstance(counts, dict), f"{split} should hold token and byte counts")

@@ -51,6 +51,8 @@ def main():
         text = cleaned(text)
 
     tokenizer = GPT2Tokenizer() if encoding == "gpt2" else CharTokenizer("".join(sorted(set(text))))
+    if tokenizer.vocab_size > 2**16:
+        raise UserError(f"{path!r} has {tokenizer.vocab_size:,} different characters, and uint16 counts 65,536 of them")
     meta, ids = tokenizer.meta(), {}
     middle = int(len(text) * 0.9)
     for split, part in {"train": text[:middle], "val": text[middle:]}.items():
@@ -69,6 +71,7 @@ def main():
         meta_file.write(json.dumps(meta, indent=1).encode("utf-8"))
         for f in (train_file, val_file, meta_file):  # a full disk shows here, before the first file takes its place
             f.flush()
+            os.fsync(f.fileno())
     for split in ids:
         print(f"{split} has {meta[split]['tokens']:,} tokens ({meta[split]['bytes']:,} bytes of text)")
 

@@ -1,0 +1,416 @@
+"""What tokenizer.py promises: GPT-2's own ids without a network, characters, and safe reading of meta files."""
+
+import base64
+import codecs
+import hashlib
+import importlib.util
+import json
+import os
+import pickle
+import random
+import struct
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import requests
+import tiktoken
+import tiktoken.registry
+
+from configurator import UserError
+from tokenizer import CharTokenizer, GPT2Tokenizer, make_tokenizer, read_meta
+
+ROOT = Path(__file__).resolve().parent.parent
+NOVEL = ROOT / "data" / "hitchikersguide" / "transcriptions.txt"
+URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
+R50K_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"  # what tiktoken's r50k_base expects
+
+ODD_TEXTS = [
+    "",
+    " ",
+    "\n",
+    "   \n\n \t  x  ",
+    "\u00a0\u2003\u3000\u2028\u0085 wide blanks\u00a0",
+    "I'll don't WE'VE 's'S 'tis",
+    "12345 ٣٤٥ ½ Ⅷ",
+    "東京は夜の七時 🙂👩‍👩‍👧‍👦🏳️‍🌈",
+    "e\u0301 Å שלום مرحبا \u202eabc",
+    "\0\x01\x7f\ufeff\ufffd\U0010ffff",
+    "<|endoftext|> as plain text <|endoftext",
+    "a" * 2000,
+    " " * 2000 + "x",
+    "lone \ud83d surrogate",
+]
+
+
+def whispers_ranks():
+    [folder] = importlib.util.find_spec("whisper").submodule_search_locations
+    return Path(folder, "assets", "gpt2.tiktoken").read_bytes()
+
+
+def openais_files():
+    """vocab.bpe and encoder.json as OpenAI published them with GPT-2, rebuilt from the ranks."""
+    ranks = {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, whispers_ranks().splitlines())}
+    printable = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
+    letters = {b: chr(b) for b in printable}
+    letters |= {b: chr(256 + n) for n, b in enumerate(b for b in range(256) if b not in letters)}
+
+    def halves(token):
+        # a token is made by its merge from the two parts that all merges of lower rank leave of it
+        parts = [bytes([b]) for b in token]
+        while len(parts) > 2:
+            _, i = min((ranks.get(a + b, len(ranks)), i) for i, (a, b) in enumerate(zip(parts, parts[1:])))
+            parts[i : i + 2] = [parts[i] + parts[i + 1]]
+        return parts
+
+    def spelt(token):
+        return "".join(letters[b] for b in token)
+
+    tokens = sorted(ranks, key=ranks.get)
+    merges = [" ".join(map(spelt, halves(token))) for token in tokens if len(token) > 1]
+    encoder = {spelt(token): ranks[token] for token in tokens} | {"<|endoftext|>": 50256}
+    return {
+        "vocab.bpe": "".join(f"{line}\n" for line in ["#version: 0.2", *merges]).encode("utf-8"),
+        "encoder.json": json.dumps(encoder).encode("ascii"),
+    }
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """The folder in which tiktoken finds what it would otherwise download."""
+    folder = tmp_path_factory.mktemp("tiktoken")
+    for name, content in openais_files().items():
+        (folder / hashlib.sha1((URL + name).encode()).hexdigest()).write_bytes(content)
+    return folder
+
+
+def no_network(*args, **kwargs):
+    raise requests.ConnectionError("no network\nin the tests")
+
+
+@pytest.fixture
+def offline(monkeypatch, cache):
+    """tiktoken as a new process has it, with the cache and without a network."""
+    isolate_tiktoken(monkeypatch, cache)
+
+
+def isolate_tiktoken(monkeypatch, cache):
+    monkeypatch.setattr(requests, "get", no_network)
+    monkeypatch.setattr(tiktoken.registry, "ENCODINGS", {})
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(cache))
+
+
+@pytest.fixture(scope="module")
+def tiktokens_own(cache):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        isolate_tiktoken(monkeypatch, cache)
+        return tiktoken.get_encoding("gpt2")  # compares the checksums of both files with those of OpenAI's
+
+
+@pytest.fixture(scope="module")
+def gpt2():
+    return GPT2Tokenizer()
+
+
+# -----------------------------------------------------------------------------
+# GPT-2's byte pairs
+
+
+def test_the_ids_of_the_novel_are_tiktokens_own(gpt2, tiktokens_own):
+    text = NOVEL.read_text(encoding="utf-8")
+    ids = gpt2.encode(text)
+    assert len(ids) > 200_000 and ids == tiktokens_own.encode_ordinary(text)
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS, ids=ascii)
+def test_the_ids_of_odd_texts_are_tiktokens_own(gpt2, tiktokens_own, text):
+    assert gpt2.encode(text) == tiktokens_own.encode_ordinary(text)
+    assert gpt2.encode(text, special=True) == tiktokens_own.encode(text, allowed_special="all")
+
+
+def test_the_ids_of_characters_from_all_of_unicode_are_tiktokens_own(gpt2, tiktokens_own):
+    draw = random.Random(1337)
+    points = [draw.randrange(draw.choice((0x80, 0x800, 0x10000, 0x110000))) for _ in range(50_000)]
+    text = "".join(chr(i) for i in points if not 0xD800 <= i < 0xE000)
+    assert gpt2.encode(text) == tiktokens_own.encode_ordinary(text)
+
+
+def test_every_id_has_the_bytes_of_tiktokens_own(gpt2, tiktokens_own):
+    assert tiktokens_own.n_vocab == gpt2.vocab_size == 50257
+    for i in range(gpt2.vocab_size):
+        assert gpt2.decode_bytes([i]) == tiktokens_own.decode_bytes([i])
+
+
+@pytest.mark.parametrize(
+    "text, ids",
+    [
+        ("hello world", [31373, 995]),
+        ("Hello, my dog is cute", [15496, 11, 616, 3290, 318, 13779]),
+        ("<|endoftext|>", [50256]),
+    ],
+)
+def test_published_ids_are_reproduced(gpt2, text, ids):
+    assert gpt2.encode(text, special=True) == ids
+    assert gpt2.decode_bytes(ids) == text.encode()
+
+
+def test_end_of_text_is_one_token_only_where_asked(gpt2):
+    assert gpt2.encode("a<|endoftext|>b", special=True) == [64, gpt2.end_of_text, 65]
+    assert gpt2.end_of_text not in gpt2.encode("a<|endoftext|>b")
+
+
+def test_whispers_file_is_the_one_that_tiktoken_would_download():
+    assert hashlib.sha256(whispers_ranks()).hexdigest() == R50K_SHA256
+
+
+def test_loading_the_tokenizer_imports_no_torch_numba_or_whisper():
+    code = (
+        "import sys, tokenizer\n"
+        "print(tokenizer.GPT2Tokenizer().encode('hello world'))\n"
+        "print(sorted({'torch', 'numba', 'whisper', 'transformers'} & sys.modules.keys()))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert (result.stdout, result.stderr) == ("[31373, 995]\n[]\n", "")
+
+
+def test_the_tokenizer_needs_no_network(monkeypatch, tmp_path, offline):
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))  # an empty one
+    assert GPT2Tokenizer().encode("hello world") == [31373, 995]
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture
+def without_whisper(monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "whisper" else find_spec(name, *a)
+    )
+
+
+def test_without_whisper_tiktokens_own_is_taken(without_whisper, offline):
+    assert GPT2Tokenizer().encode("hello world") == [31373, 995]
+
+
+def test_without_whisper_and_network_the_error_says_what_to_install(without_whisper, offline, monkeypatch, tmp_path):
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    with pytest.raises(UserError) as caught:
+        GPT2Tokenizer()
+    assert "pip install openai-whisper" in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("file", ["whisper.py", "whisper/__init__.py"])
+def test_another_package_called_whisper_is_in_nobodys_way(offline, monkeypatch, tmp_path, file):
+    # such as Graphite's, which is a single file
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("")
+    monkeypatch.delitem(sys.modules, "whisper", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert GPT2Tokenizer().encode("hello world") == [31373, 995]
+
+
+def test_a_character_may_begin_in_one_token_and_end_in_the_next(gpt2):
+    text = "東京 🙂é"
+    ids = gpt2.encode(text)
+    pieces = [gpt2.decode_bytes([i]) for i in ids]
+    assert b"".join(pieces) == gpt2.decode_bytes(ids) == text.encode("utf-8")
+    with pytest.raises(UnicodeDecodeError):
+        pieces[0].decode("utf-8")
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    assert "".join(decoder.decode(piece) for piece in pieces) == text
+
+
+# -----------------------------------------------------------------------------
+# characters
+
+
+def test_characters_have_ids_in_their_order_and_make_the_round_trip():
+    tokenizer = CharTokenizer("\n abé東🙂")
+    assert tokenizer.vocab_size == 7
+    assert tokenizer.encode("\n abé東🙂") == [0, 1, 2, 3, 4, 5, 6]
+    text = "🙂 baba\n東é"
+    assert tokenizer.decode_bytes(tokenizer.encode(text)).decode("utf-8") == text
+
+
+def test_a_character_tokenizer_knows_no_special_tokens():
+    tokenizer = CharTokenizer("".join(sorted(set("<|endoftext|>"))))
+    assert tokenizer.end_of_text is None
+    assert len(tokenizer.encode("<|endoftext|>", special=True)) == len("<|endoftext|>")
+
+
+@pytest.mark.parametrize("char", ["z", "\n", "🙂", "\ud83d"])
+def test_an_unknown_character_is_named_with_the_known_ones(char):
+    with pytest.raises(UserError) as caught:
+        CharTokenizer("ab\t").encode(f"ab{char}")
+    message = str(caught.value)
+    assert repr(char) in message and repr("ab\t") in message and len(message.splitlines()) == 1
+
+
+# -----------------------------------------------------------------------------
+# meta.json and meta.pkl
+
+
+def nanogpts(chars):
+    """What nanoGPT's prepare.py for characters pickles."""
+    stoi = {char: i for i, char in enumerate(chars)}
+    return {"vocab_size": len(chars), "stoi": stoi, "itos": {i: char for char, i in stoi.items()}}
+
+
+@pytest.fixture
+def refusal(tmp_path):
+    """Reads a folder with one file that is wrong, and gives the message, after the checks that all share."""
+
+    def of(name, content):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError) as caught:
+            read_meta(tmp_path)
+        message = str(caught.value)
+        assert str(tmp_path / name) in message and "prepare the dataset again" in message
+        assert len(message.splitlines()) == 1
+        return message
+
+    return of
+
+
+def test_without_a_meta_file_the_encoding_is_gpt2s(tmp_path):
+    assert read_meta(tmp_path) == {"encoding": "gpt2", "vocab_size": 50257}
+
+
+@pytest.mark.parametrize("tokenizer", [GPT2Tokenizer(), CharTokenizer('\n "\\aé東🙂')], ids=["gpt2", "char"])
+def test_a_tokenizer_is_made_again_from_its_meta(tokenizer, tmp_path):
+    meta = tokenizer.meta() | {"train": {"tokens": 9, "bytes": 30}, "val": {"tokens": 1, "bytes": 3}}
+    (tmp_path / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    assert read_meta(tmp_path) == meta
+    again = make_tokenizer(read_meta(tmp_path))
+    text = 'a\n "\\東é🙂'
+    assert type(again) is type(tokenizer) and again.vocab_size == tokenizer.vocab_size
+    assert again.encode(text) == tokenizer.encode(text)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_nanogpts_meta_pkl_is_read(tmp_path, protocol):
+    (tmp_path / "meta.pkl").write_bytes(pickle.dumps(nanogpts("\n abé東🙂"), protocol))
+    assert read_meta(tmp_path) == {"encoding": "char", "vocab_size": 7, "chars": "\n abé東🙂"}
+
+
+def test_meta_json_goes_before_meta_pkl(tmp_path):
+    (tmp_path / "meta.pkl").write_bytes(b"not even a pickle")
+    (tmp_path / "meta.json").write_text(json.dumps({"encoding": "char", "vocab_size": 1, "chars": "x"}))
+    assert read_meta(tmp_path)["chars"] == "x"
+
+
+class Trap:
+    """Calls a function when a pickle of it is read."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+TRAPS = {
+    "open": lambda path: Trap(open, path, "w"),
+    "os.mkdir": lambda path: Trap(os.mkdir, path),
+    "eval": lambda path: Trap(eval, f"open({path!r}, 'w')"),
+    "os.system": lambda path: Trap(os.system, f'echo > "{path}"'),
+}
+
+
+@pytest.mark.parametrize("protocol", [0, 2, pickle.HIGHEST_PROTOCOL])
+@pytest.mark.parametrize("trap", TRAPS)
+def test_a_malicious_meta_pkl_is_not_run(refusal, tmp_path, trap, protocol):
+    target = tmp_path / "trapped"
+    content = pickle.dumps(nanogpts("ab") | {"trap": TRAPS[trap](str(target))}, protocol)
+    refusal("meta.pkl", content)
+    assert not target.exists()
+    pickle.loads(content)
+    assert target.exists()  # the trap would have worked
+
+
+@pytest.mark.parametrize("value", [print, set, range(3), ValueError(), types.SimpleNamespace(a=1)])
+def test_a_meta_pkl_with_more_than_plain_data_is_refused(refusal, value):
+    assert "not run" in refusal("meta.pkl", pickle.dumps(nanogpts("ab") | {"more": value}))
+
+
+WHOLE = pickle.dumps(nanogpts("abc"))
+DAMAGED_PICKLES = {
+    "empty": b"",
+    "text": b"not a pickle",
+    "cut short": WHOLE[:-5],
+    "cut to one byte": WHOLE[:1],
+    "zeros": bytes(100),
+    "reference to outside": b"Pelsewhere\n.",
+    "a frame longer than memory": b"\x80\x04\x95" + struct.pack("<Q", 2**60),
+    "bytes longer than memory": b"\x80\x04\x8e" + struct.pack("<Q", 2**60) + b"a",
+    "a text longer than memory": b"\x80\x04\x8d" + struct.pack("<Q", 2**60) + b"a",
+    "a number": pickle.dumps(3),
+    "a list": pickle.dumps(["a", "b"]),
+    "an empty dict": pickle.dumps({}),
+    "no itos": pickle.dumps({"vocab_size": 3}),
+    "no vocab_size": pickle.dumps({"itos": {0: "a"}}),
+    "a gap in itos": pickle.dumps({"vocab_size": 2, "itos": {0: "a", 2: "b"}}),
+    "no characters": pickle.dumps({"vocab_size": 0, "itos": {}}),
+    "numbers for characters": pickle.dumps({"vocab_size": 2, "itos": {0: 1, 1: 2}}),
+    "one character twice": pickle.dumps({"vocab_size": 2, "itos": {0: "a", 1: "a"}}),
+    "words for characters": pickle.dumps({"vocab_size": 2, "itos": {0: "one", 1: "two"}}),
+    "another vocab_size": pickle.dumps({"vocab_size": 3, "itos": {0: "a", 1: "b"}}),
+    "a fraction for vocab_size": pickle.dumps({"vocab_size": 2.0, "itos": {0: "a", 1: "b"}}),
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED_PICKLES.values(), ids=DAMAGED_PICKLES)
+def test_a_damaged_meta_pkl_is_refused(refusal, content):
+    refusal("meta.pkl", content)
+
+
+DAMAGED_JSON = {
+    "empty": b"",
+    "blank": b" \n",
+    "text": b"not JSON",
+    "cut short": b'{"encoding": "gpt2", "vocab_si',
+    "not UTF-8": b'{"encoding": "char", "vocab_size": 1, "chars": "\xff"}',
+    "zeros": bytes(100),
+    "deep": b"[" * 100_000,
+    "a list": b"[]",
+    "null": b"null",
+    "a number": b"3",
+    "a text": b'"gpt2"',
+    "an empty object": b"{}",
+    "no encoding": b'{"vocab_size": 50257}',
+    "unknown encoding": b'{"encoding": "gpt4", "vocab_size": 50257}',
+    "encoding of two lines": b'{"encoding": "gpt2\\nchar", "vocab_size": 50257}',
+    "a list of encodings": b'{"encoding": ["gpt2"], "vocab_size": 50257}',
+    "no vocab_size": b'{"encoding": "gpt2"}',
+    "another vocab_size": b'{"encoding": "gpt2", "vocab_size": 50304}',
+    "a text for vocab_size": b'{"encoding": "gpt2", "vocab_size": "50257"}',
+    "an endless vocab_size": b'{"encoding": "gpt2", "vocab_size": 1e999}',
+    "a huge vocab_size": b'{"encoding": "gpt2", "vocab_size": ' + b"9" * 5000 + b"}",
+    "no chars": b'{"encoding": "char", "vocab_size": 2}',
+    "empty chars": b'{"encoding": "char", "vocab_size": 0, "chars": ""}',
+    "a list of chars": b'{"encoding": "char", "vocab_size": 2, "chars": ["a", "b"]}',
+    "one character twice": b'{"encoding": "char", "vocab_size": 2, "chars": "aa"}',
+    "more chars": b'{"encoding": "char", "vocab_size": 2, "chars": "abc"}',
+    "char without vocab_size": b'{"encoding": "char", "chars": "abc"}',
+    "a fraction for char's vocab_size": b'{"encoding": "char", "vocab_size": 2.0, "chars": "ab"}',
+    "true for char's vocab_size": b'{"encoding": "char", "vocab_size": true, "chars": "a"}',
+    "a number for counts": b'{"encoding": "gpt2", "vocab_size": 50257, "train": 3}',
+    "null for counts": b'{"encoding": "gpt2", "vocab_size": 50257, "val": null}',
+    "a text for a count": b'{"encoding": "gpt2", "vocab_size": 50257, "train": {"tokens": "3", "bytes": 9}}',
+    "a fraction for a count": b'{"encoding": "gpt2", "vocab_size": 50257, "val": {"tokens": 3, "bytes": 9.5}}',
+    "true for a count": b'{"encoding": "gpt2", "vocab_size": 50257, "val": {"tokens": true, "bytes": 9}}',
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED_JSON.values(), ids=DAMAGED_JSON)
+def test_a_damaged_meta_json_is_refused(refusal, content):
+    refusal("meta.json", content)
+
+
+@pytest.mark.parametrize("name", ["meta.json", "meta.pkl"])
+def test_a_folder_in_place_of_a_meta_file_is_refused(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match="cannot read"):
+        read_meta(tmp_path)
