@@ -19,6 +19,7 @@ import shutil
 import signal
 import sys
 import time
+import warnings
 from functools import partial
 
 import numpy as np
@@ -266,7 +267,9 @@ def link(source, target):
 def load_checkpoint(path):
     """A checkpoint's dict, read without running anything it may contain, its tensors on the CPU."""
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the error says what is wrong
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(
             f"there is no checkpoint {path!r}: train a model first, or name its folder with --out_dir"
@@ -459,10 +462,10 @@ def main():
 
     # what is written: checkpoints and the log
     tokens_per_iter = gradient_accumulation_steps * batch_size * T
+    wandb_run = start_wandb(config) if wandb_log else None
     if init_from == "scratch" and not eval_only:
         set_aside(out_dir)
     log_file = open_log(os.path.join(out_dir, "log.jsonl"), iter_num) if not eval_only else None
-    wandb_run = start_wandb(config) if wandb_log else None
 
     def log(figures):
         figures = {"iter": iter_num, "tokens": iter_num * tokens_per_iter, "seconds": round(seconds, 3), **figures}

@@ -1,0 +1,80 @@
+"""What the tests share: a copy of the scripts, tiny data sets, and two ways to run a script."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tiny models gain nothing from more
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+@pytest.fixture(scope="session")
+def repo(tmp_path_factory):
+    """A copy of the scripts with an empty data folder, so that no test touches the repository's own folders."""
+    folder = tmp_path_factory.mktemp("repo")
+    for file in ROOT.glob("*.py"):
+        shutil.copy(file, folder)
+    shutil.copytree(ROOT / "config", folder / "config")
+    (folder / "data").mkdir()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dataset(repo):
+    """dataset(name, text, val_text) writes a data set of characters; returns its folder and the ids of both splits."""
+
+    def write(name, text="the cat sat on the mat. " * 40, val_text="a cat has a hat. " * 10, **counts):
+        (folder := repo / "data" / name).mkdir()
+        chars = "".join(sorted(set(text + val_text)))
+        ids = {"train": [chars.index(c) for c in text], "val": [chars.index(c) for c in val_text]}
+        for split in ids:
+            np.array(ids[split], dtype="<u2").tofile(folder / f"{split}.bin")
+        meta = {"encoding": "char", "vocab_size": len(chars), "chars": chars, **counts}
+        (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+        return folder, ids
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def command(repo):
+    """command("train.py", "--key=value", ...): what subprocess needs to run a script in a process of its own."""
+    more = {"PYTHONUTF8": "1", "PYTHONUNBUFFERED": "", "CUDA_VISIBLE_DEVICES": ""}
+    return lambda name, *args: {"args": [sys.executable, repo / name, *args], "env": os.environ | more, "text": True}
+
+
+@pytest.fixture
+def script(command, tmp_path):
+    """script("train.py", "--key=value", ...) runs a script in a process of its own, to its end."""
+    options = {"capture_output": True, "timeout": 60, "cwd": tmp_path}
+    return lambda name, *args, **more: subprocess.run(**{**options, **command(name, *args), **more})
+
+
+@pytest.fixture
+def inside(repo, tmp_path, monkeypatch, capsys):
+    """inside("train.py", "--key=value", ..., name=value) does so in this process, which saves importing torch."""
+
+    def run(name, *args, **replaced):
+        # a module anew, since a script's options are its globals; `replaced` are globals that a test puts in place
+        spec = importlib.util.spec_from_file_location("script", ROOT / name)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        vars(module).update({"HERE": str(repo), "catch_signals": list, **replaced})  # pytest keeps its own handlers
+        monkeypatch.setattr(sys, "argv", [name, *args])
+        capsys.readouterr()
+        try:
+            status = module.run(module.main) or 0
+        except SystemExit as end:
+            status = end.code
+        return subprocess.CompletedProcess([name, *args], status, *capsys.readouterr())
+
+    monkeypatch.chdir(tmp_path)
+    return run

@@ -1,0 +1,244 @@
+"""Each mistake ends a script at once with status 2 and one line that begins with "error: ", and changes no file."""
+
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+SIZES = [
+    *("--device=cpu", "--dtype=float32", "--compile=False", "--n_layer=1", "--n_head=2", "--n_embd=16"),
+    *("--block_size=8", "--batch_size=3", "--gradient_accumulation_steps=1", "--max_iters=2", "--dataset=cats"),
+]
+
+
+class Harm:
+    """Pickled, it makes a file when it is read without care."""
+
+    def __reduce__(self):
+        return os.open, ("harm", os.O_CREAT)
+
+
+@pytest.fixture(scope="session")
+def earlier(dataset, repo, command, tmp_path_factory):
+    """A folder with an earlier run in `out`, which no mistake may harm, and files that are wrong in all ways."""
+    dataset("cats")
+    dataset("other", "xyz" * 30, "zyx" * 10)
+    dataset("short", val_text="a hat. ")
+    dataset("recounted", train={"tokens": 7, "bytes": 7})
+    with open(dataset("odd")[0] / "train.bin", "ab") as f:
+        f.write(b"\0")
+    np.array([*range(12)] * 9, dtype="<u2").tofile(dataset("beyond")[0] / "val.bin")  # of which there are 11
+    (dataset("damaged")[0] / "meta.json").write_text('{"encoding": "char", "vocab_size": 3')
+    harmful, _ = dataset("harmful")
+    (harmful / "meta.json").unlink()
+    (harmful / "meta.pkl").write_bytes(pickle.dumps(Harm()))
+    (repo / "data" / "unprepared").mkdir()
+    (repo / "data" / "unprepared" / "prepare.py").touch()
+
+    folder = tmp_path_factory.mktemp("earlier")
+    subprocess.run(**command("train.py", *SIZES), cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    whole = (folder / "out" / "ckpt.pt").read_bytes()
+    checkpoint = torch.load(folder / "out" / "ckpt.pt", weights_only=True)
+    for name, content in {
+        "empty": b"",
+        "truncated": whole[: len(whole) // 2],
+        "cut": whole[:-100],
+        "text": b"The answer is 42.\n",
+        "pickle": pickle.dumps({"model": {}, "model_args": {}}),
+        "harmful": pickle.dumps({"model": Harm(), "model_args": {}}),
+        "list": [1, 2, 3],
+        "bare": checkpoint["model"],
+        "resized": checkpoint | {"model_args": {**checkpoint["model_args"], "n_embd": 32}},
+        "orphan": {key: checkpoint[key] for key in checkpoint if key != "meta"} | {"config": {"dataset": "gone"}},
+        "strange": checkpoint | {"model_args": {**checkpoint["model_args"], "n_experts": 8}},
+    }.items():
+        (folder / f"out-{name}").mkdir()
+        for file in ("ckpt.pt", "last.pt"):
+            path = folder / f"out-{name}" / file
+            path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+
+    (folder / "file").touch()
+    (folder / "latin1.txt").write_bytes("Öl".encode("latin-1"))
+    (folder / "syntax.py").write_text("batch_size = 3\nblock_size = = 8\n")
+    (folder / "unknown.py").write_text("batchsize = 3\n")
+    (folder / "raises.py").write_text("batch_size = 3\nblock_size = 1 // 0\n")
+    (folder / "typed.py").write_text("batch_size = 'three'\n")
+    return folder
+
+
+@pytest.fixture
+def folder(earlier, tmp_path):
+    return shutil.copytree(earlier, tmp_path, dirs_exist_ok=True)
+
+
+def files(*folders):
+    return {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def mistake(folder, repo, inside, monkeypatch, recwarn):
+    """mistake("train.py", "--key=value", ...) gives the line, once it has seen that it is one and no file changed."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+    def run(name, *args):
+        before = files(folder, repo / "data")
+        done = inside(name, *(SIZES if name == "train.py" else ["--device=cpu"]), *args)
+        assert done.returncode == 2
+        assert re.fullmatch("error: .+\n", done.stderr)  # a dot is no line break
+        # pytest keeps warnings from standard error; those of other kinds Python shows to nobody
+        assert not [warning.message for warning in recwarn if warning.category is UserWarning]
+        assert files(folder, repo / "data") == before
+        return done.stderr
+
+    return run
+
+
+def cases(text):
+    """From lines of "arguments -> what the error names" (a regular expression) the cases of a test."""
+    pairs = [line.strip().split(" -> ") for line in text.strip().splitlines()]
+    return pytest.mark.parametrize("arguments, named", pairs, ids=[arguments for arguments, _ in pairs])
+
+
+@cases("""
+    --batchsize=3 -> did you mean --batch_size
+    --batch_size=abc -> batch_size=abc .*whole number
+    --batch_size=1.5 -> batch_size=1.5 .*whole number
+    --batch_size= -> batch_size
+    --batch_size -> --key=value
+    --bias=maybe -> True or False
+    --learning_rate=nan -> learning_rate
+    --learning_rate=-1 -> learning_rate=-1
+    --block_size=0 -> block_size=0
+    --n_head=0 -> n_head=0
+    --eval_interval=0 -> eval_interval=0
+    --eval_iters=0 -> eval_iters=0
+    --log_interval=0 -> log_interval=0
+    --gradient_accumulation_steps=0 -> gradient_accumulation_steps=0
+    --max_iters=-1 -> max_iters=-1
+    --seed=-1 -> seed=-1
+    --beta1=1 -> beta1=1
+    --beta2=-0.1 -> beta2=-0.1
+    --dropout=1 -> dropout=1
+    --n_embd=17 -> n_embd=17 .*n_head=2
+    config/missing.py -> config/missing.py
+    config/train_hitchiker.py -> did you mean config/train_hitchikers.py
+    syntax.py -> syntax.py.* 2\\b
+    unknown.py -> batchsize.*did you mean batch_size
+    raises.py -> raises.py.* 2\\b.*ZeroDivisionError
+    typed.py -> typed.py.*batch_size
+    latin1.txt -> latin1.txt.*UTF-8
+    --dataset=unprepared -> python data/unprepared/prepare.py
+    --dataset=catz -> did you mean cats
+    --dataset=odd -> train.bin.*odd
+    --dataset=short -> val.bin.*block_size=8
+    --dataset=beyond -> val.bin.* 11\\b
+    --dataset=damaged -> meta.json
+    --dataset=recounted -> train.bin.* 7\\b
+    --dataset=harmful -> meta.pkl
+    --out_dir=file -> out_dir=file
+    --out_dir=file/below -> out_dir=file/below
+    --init_from=typo -> init_from=typo
+    --init_from=resume --out_dir=nothing -> nothing.*scratch
+    --init_from=resume --dataset=other -> dataset=other
+    --init_from=resume --block_size=4 -> block_size=4
+    --device=cuda -> device=cuda
+    --device=cuda:9x -> device=cuda:9x
+    --device=mps -> device=mps
+    --device=gpu -> device=gpu
+    --dtype=float17 -> dtype=float17
+    --compile=maybe -> compile=maybe
+""")
+def test_training_refuses(mistake, arguments, named):
+    assert re.search(named, mistake("train.py", *arguments.split()))
+
+
+def test_training_refuses_a_folder_that_cannot_be_made(mistake):
+    assert "cannot be written" in mistake("train.py", f"--out_dir={'long' * 100}")
+
+
+@cases("""
+    --starts=x -> did you mean --start
+    --num_samples=few -> num_samples=few
+    --num_samples=0 -> num_samples=0
+    --max_new_tokens=0 -> max_new_tokens=0
+    --temperature=-1 -> temperature=-1
+    --top_k=0 -> top_k=0
+    --top_p=2 -> top_p=2
+    --top_p=0 -> top_p=0
+    --seed=-1 -> seed=-1
+    --init_from=typo -> init_from=typo
+    --out_dir=nothing -> nothing/ckpt.pt
+    --out_dir=file -> file/ckpt.pt
+    --start= -> empty
+    --start=FILE:file -> empty
+    --start=FILE:missing.txt -> missing.txt
+    --start=FILE:out -> 'out'
+    --start=FILE:latin1.txt -> latin1.txt.*UTF-8
+    --start=the€cat -> '€'
+    --device=cuda -> device=cuda
+    --device=mps -> device=mps
+    --dtype=float17 -> dtype=float17
+    config/missing.py -> config/missing.py
+""")
+def test_sampling_refuses(mistake, arguments, named):
+    assert re.search(named, mistake("sample.py", *arguments.split()))
+
+
+UNREADABLE = ["empty", "truncated", "cut", "text", "pickle", "harmful", "list", "bare", "resized", "strange"]
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_sampling_refuses_a_checkpoint_that_is(mistake, kind):
+    assert f"out-{kind}/ckpt.pt" in mistake("sample.py", f"--out_dir=out-{kind}")
+
+
+def test_sampling_refuses_nanogpts_model_of_characters_without_the_data_folder_that_knows_them(mistake):
+    assert "gone" in mistake("sample.py", "--out_dir=out-orphan")
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+@pytest.mark.parametrize("init_from", ["resume", "auto"])
+def test_resuming_refuses_a_checkpoint_that_is(mistake, kind, init_from):
+    assert f"out-{kind}/last.pt" in mistake("train.py", f"--out_dir=out-{kind}", f"--init_from={init_from}")
+
+
+def test_wandb_that_does_not_start_is_told_before_anything_is_changed(mistake, monkeypatch):
+    def init(**settings):
+        raise RuntimeError("No API key configured.\nUse wandb login.")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    assert "wandb login" in mistake("train.py", "--wandb_log=True")
+
+
+def test_a_full_disk_leaves_the_checkpoints_as_they_were(folder, inside):
+    before = files(folder / "out")
+    (folder / "out" / "last.pt.tmp").symlink_to("/dev/full")
+    done = inside("train.py", *SIZES, "--init_from=resume", "--max_iters=3")
+    assert done.returncode == 2
+    assert re.fullmatch("error: .+\n", done.stderr)
+    after = files(folder / "out")
+    assert all(after[path] == before[path] for path in before if path.suffix == ".pt")
+
+
+@cases("""
+    train.py --batchsize=3 -> did you mean --batch_size
+    train.py --dataset=unprepared -> python data/unprepared/prepare.py
+    train.py --device=cuda -> device=cuda
+    sample.py --out_dir=nothing -> nothing/ckpt.pt
+    sample.py --out_dir=out-truncated -> out-truncated/ckpt.pt
+""")
+def test_on_a_real_command_line_the_error_is_all_there_is(folder, script, arguments, named):
+    before = files(folder)
+    name, *options = arguments.split()
+    done = script(name, *(SIZES if name == "train.py" else ["--device=cpu"]), *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch("error: .+\n", done.stderr) and re.search(named, done.stderr)
+    assert files(folder) == before

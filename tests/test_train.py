@@ -1,0 +1,615 @@
+"""train.py's promises. Where a number is expected, plain PyTorch computes it here once more, in another way."""
+
+import json
+import math
+import os
+import pickle
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from model import GPT, GPTConfig
+from train import get_batch
+
+# the options of a run that takes a moment; later ones on the command line replace these
+TINY = [
+    *("--dataset=tiny", "--device=cpu", "--dtype=float32", "--compile=False", "--out_dir=out", "--max_iters=6"),
+    *(
+        "--n_layer=1",
+        "--n_head=2",
+        "--n_embd=16",
+        "--block_size=8",
+        "--batch_size=3",
+        "--gradient_accumulation_steps=2",
+    ),
+    *("--learning_rate=1e-2", "--min_lr=1e-3", "--warmup_iters=2", "--lr_decay_iters=6", "--eval_interval=4"),
+]
+CHECKPOINT = {"model", "optimizer", "model_args", "iter_num", "best_val_loss", "config"}  # nanoGPT's keys
+MODEL_ARGS = {"n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout"}
+
+
+@pytest.fixture(scope="session")
+def tiny(dataset):
+    """The data set of most tests: its folder, and the ids of both splits."""
+    return dataset("tiny")
+
+
+@pytest.fixture
+def train(tiny, inside):
+    """train("--key=value", ..., name=value) trains in this process, and shows what went wrong if anything did."""
+
+    def run(*args, status=0, **replaced):
+        done = inside("train.py", *TINY, *args, **replaced)
+        assert done.returncode == status, done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture
+def start(tiny, command, tmp_path):
+    """start("--key=value", ...) begins to train in a process of its own; `until` reads its lines up to one."""
+    running = []
+
+    def run(*args):
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": tmp_path}
+        process = subprocess.Popen(**command("train.py", *TINY, *args), **pipes)
+        (alarm := threading.Timer(60, process.kill)).start()  # rather than wait for ever for a line
+        running.append((process, alarm))
+        return process
+
+    yield run
+    for process, alarm in running:
+        alarm.cancel()
+        process.kill()
+        process.communicate()
+
+
+def until(stream, beginning):
+    assert any(line.startswith(beginning) for line in stream), f"it ended without {beginning!r}"
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def log(folder="out"):
+    with open(f"{folder}/log.jsonl", encoding="utf-8") as f:
+        return [json.loads(line) for line in f]
+
+
+def updates(folder="out"):
+    return [figures for figures in log(folder) if "loss" in figures]
+
+
+def evaluations(folder="out"):
+    return [figures for figures in log(folder) if "val/loss" in figures]
+
+
+def moments(checkpoint):
+    states = checkpoint["optimizer"]["state"].values()
+    return [state[name] for state in states for name in ("exp_avg", "exp_avg_sq", "step")]
+
+
+def assert_same_state(one, other):
+    """Two checkpoints hold the same weights and moments, bit for bit."""
+    assert one["model"].keys() == other["model"].keys()
+    assert all(torch.equal(one["model"][name], other["model"][name]) for name in one["model"])
+    assert len(moments(one)) == len(moments(other)) > 0
+    assert all(torch.equal(a, b) for a, b in zip(moments(one), moments(other)))
+
+
+def model_of(checkpoint):
+    model = GPT(GPTConfig(**checkpoint["model_args"]))
+    model.load_state_dict(checkpoint["model"])
+    return model
+
+
+def plain_loss(model, x, y):
+    """The loss by all logits at once, and PyTorch's own cross entropy."""
+    return F.cross_entropy(model.lm_head(model.features(x)).flatten(0, 1), y.flatten())
+
+
+# -----------------------------------------------------------------------------
+# the loop
+
+
+def test_exactly_max_iters_updates_evaluated_before_and_after_and_saved(train):
+    train()
+    assert [figures["iter"] for figures in updates()] == [0, 1, 2, 3, 4, 5]
+    assert [figures["iter"] for figures in evaluations()] == [0, 4, 6]
+    newest = load("out/last.pt")
+    assert newest["iter_num"] == 6
+    assert {state["step"].item() for state in newest["optimizer"]["state"].values()} == {6}
+
+
+def test_a_finished_run_resumed_makes_no_further_update(train):
+    train()
+    before = load("out/last.pt")
+    train("--init_from=resume")
+    assert_same_state(load("out/last.pt"), before)
+    assert [figures["iter"] for figures in updates()] == [0, 1, 2, 3, 4, 5]
+    assert [figures["iter"] for figures in evaluations()] == [0, 4, 6]
+
+
+def test_the_log_lines_begin_as_nanogpts(train):
+    lines = train().stdout.splitlines()
+    iters = [re.match(r"iter (\d+): loss \d+\.\d{4}, time \d+\.\d\dms, mfu -?\d+\.\d\d%", line) for line in lines]
+    assert [int(match[1]) for match in iters if match] == [0, 1, 2, 3, 4, 5]
+    steps = [re.match(r"step (\d+): train loss \d+\.\d{4}, val loss \d+\.\d{4}", line) for line in lines]
+    assert [int(match[1]) for match in steps if match] == [0, 4, 6]
+
+
+def test_the_log_file_holds_the_figures_of_the_lines(train):
+    lines = train().stdout.splitlines()
+    shown = [float(re.search(r"loss (\S+),", line)[1]) for line in lines if line.startswith("iter")]
+    assert shown == pytest.approx([figures["loss"] for figures in updates()], abs=1e-4)
+    shown = [float(re.search(r"val loss (\d+\.\d+)", line)[1]) for line in lines if line.startswith("step")]
+    assert shown == pytest.approx([figures["val/loss"] for figures in evaluations()], abs=1e-4)
+
+
+def test_the_seed_decides_all_that_is_random(train):
+    train("--dropout=0.2")
+    train("--dropout=0.2", "--out_dir=again")
+    train("--dropout=0.2", "--out_dir=other", "--seed=1")
+    first, again, other = ([figures["loss"] for figures in updates(folder)] for folder in ("out", "again", "other"))
+    assert first == again and first[0] != other[0]
+
+
+def test_dropout_is_at_work(train):
+    train()
+    train("--dropout=0.2", "--out_dir=dropped")
+    assert updates()[0]["loss"] != updates("dropped")[0]["loss"]
+
+
+def test_log_interval_thins_the_lines_and_changes_nothing_else(train):
+    train("--dropout=0.2", "--max_iters=7")
+    train("--dropout=0.2", "--max_iters=7", "--log_interval=3", "--out_dir=thin")
+    assert [figures["iter"] for figures in updates("thin")] == [0, 3, 6]
+    assert_same_state(load("out/last.pt"), load("thin/last.pt"))
+
+
+# -----------------------------------------------------------------------------
+# an iteration against plain PyTorch
+
+
+@pytest.fixture
+def watched(train):
+    """watched("--key=value", ...) trains, and returns the model before, and the windows (x, y) of each micro-batch."""
+
+    def run(*args):
+        windows = []
+
+        def watch(*given):
+            windows.append(get_batch(*given))
+            return windows[-1]
+
+        train(*args, "--max_iters=0", "--out_dir=before")
+        # without evaluations, whose windows come the same way
+        train(*args, get_batch=watch, evaluate=lambda *given: 1.0)
+        return model_of(load("before/last.pt")), windows
+
+    return run
+
+
+def test_windows_are_from_the_text_and_targets_the_tokens_after(watched, tiny):
+    _, windows = watched()
+    assert len(windows) == 6 * 2
+    assert len({str(x.tolist()) for x, _ in windows}) == 6 * 2  # each micro-batch draws its own
+    text = bytes(tiny[1]["train"])
+    for x, y in ((x, y) for xs, ys in windows for x, y in zip(xs, ys)):
+        assert len(x) == len(y) == 8
+        assert bytes([*x.tolist(), y[-1]]) in text and torch.equal(x[1:], y[:-1])
+
+
+def test_windows_reach_the_first_and_the_last_token_of_the_split(watched, dataset):
+    text = "".join(map(chr, range(48, 68)))  # each character once, so that a window tells where it begins
+    dataset("ends", text, text)
+    _, windows = watched("--dataset=ends", "--max_iters=40")
+    assert {x[0].item() for xs, _ in windows for x in xs} == set(range(20 - 8))
+
+
+def test_micro_batches_add_up_to_the_gradient_of_one_large_batch(watched):
+    # with beta1=0 AdamW's first moment is the gradient
+    model, windows = watched("--max_iters=1", "--gradient_accumulation_steps=4", "--beta1=0", "--grad_clip=0")
+    x, y = (torch.cat(parts) for parts in zip(*windows))
+    assert len(x) == 4 * 3
+    loss = plain_loss(model.double(), x, y)
+    loss.backward()
+    states = load("out/last.pt")["optimizer"]["state"].values()
+    decayed_first = sorted(model.parameters(), key=lambda p: p.dim() < 2)
+    for state, parameter in zip(states, decayed_first, strict=True):
+        torch.testing.assert_close(state["exp_avg"].double(), parameter.grad, rtol=1e-4, atol=1e-7)
+    norm = math.sqrt(sum((p.grad**2).sum().item() for p in model.parameters()))
+    assert updates()[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert updates()[0]["grad_norm"] == pytest.approx(norm, rel=1e-4)
+
+
+def test_updates_are_those_of_plain_adamw(watched):
+    options = ("--max_iters=5", "--weight_decay=0.3", "--beta1=0.8", "--beta2=0.9", "--grad_clip=0.5", "--bias=True")
+    model, windows = watched(*options, "--n_layer=2")
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    others = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": 0.3}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.8, 0.9), foreach=True)
+    for i, figures in enumerate(updates()):
+        optimizer.zero_grad()
+        x, y = (torch.cat(parts) for parts in zip(*windows[2 * i : 2 * i + 2]))
+        loss = plain_loss(model, x, y)
+        loss.backward()
+        norm = torch.linalg.vector_norm(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        assert norm > 0.5  # or else the clipping would not be seen
+        for p in model.parameters():
+            p.grad *= 0.5 / norm
+        for group in optimizer.param_groups:
+            group["lr"] = nanogpts_learning_rate(i, 1e-2, 1e-3, 2, 6)
+        optimizer.step()
+        assert figures["loss"] == pytest.approx(loss.item(), rel=1e-4)
+    for name, weight in load("out/last.pt")["model"].items():
+        if "c_attn.bias" in name:  # the middle third are the keys', whose gradient is zero but for rounding
+            weight, expected = (torch.cat((t[:16], t[32:])) for t in (weight, model.state_dict()[name]))
+        else:
+            expected = model.state_dict()[name]
+        torch.testing.assert_close(weight, expected, rtol=1e-3, atol=2e-4, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def nanogpts_learning_rate(it, learning_rate, min_lr, warmup_iters, lr_decay_iters):
+    """get_lr of nanoGPT's train.py, word for word."""
+    if it < warmup_iters:
+        return learning_rate * (it + 1) / (warmup_iters + 1)
+    if it > lr_decay_iters:
+        return min_lr
+    decay_ratio = (it - warmup_iters) / (lr_decay_iters - warmup_iters)
+    coeff = 0.5 * (1.0 + math.cos(math.pi * decay_ratio))
+    return min_lr + coeff * (learning_rate - min_lr)
+
+
+@pytest.mark.parametrize("warmup, decay", [(3, 10), (0, 10), (0, 14), (5, 6)])
+def test_the_learning_rate_is_nanogpts(train, warmup, decay):
+    train(f"--warmup_iters={warmup}", f"--lr_decay_iters={decay}", "--max_iters=14")
+    expected = [nanogpts_learning_rate(i, 1e-2, 1e-3, warmup, decay) for i in range(14)]
+    assert [figures["lr"] for figures in updates()] == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_decay_that_ends_with_the_warm_up_goes_to_the_lowest_rate(train):
+    train("--warmup_iters=3", "--lr_decay_iters=3")
+    rates = [figures["lr"] for figures in updates()]
+    assert rates == pytest.approx([0.0025, 0.005, 0.0075, 0.001, 0.001, 0.001])
+
+
+def test_without_decay_the_learning_rate_stays(train):
+    train("--decay_lr=False")
+    assert {figures["lr"] for figures in updates()} == {1e-2}
+
+
+# -----------------------------------------------------------------------------
+# evaluation
+
+
+def test_how_often_one_evaluates_does_not_change_training(train):
+    train("--dropout=0.2", "--eval_interval=1000")
+    train("--dropout=0.2", "--eval_interval=1", "--eval_iters=1", "--out_dir=often")
+    assert len(evaluations("often")) == 7
+    assert_same_state(load("out/last.pt"), load("often/last.pt"))
+    assert [figures["loss"] for figures in updates()] == [figures["loss"] for figures in updates("often")]
+
+
+def test_two_evaluations_of_a_model_give_one_number(train):
+    train("--dropout=0.2")
+    options = ("--init_from=resume", "--eval_only=True", "--eval_iters=2", "--dropout=0.2")
+    steps = [
+        [line for line in train(*options, f"--seed={seed}").stdout.splitlines() if line.startswith("step")]
+        for seed in (1, 1, 2)
+    ]
+    assert len(steps[0]) == 1 and steps[0] == steps[1] == steps[2]
+
+
+def test_the_evaluation_of_a_small_split_is_the_loss_over_all_of_it(train, dataset):
+    # a last window that fits, and a last batch that is not full
+    _, ids = dataset("whole", "hop, " * 11 + "ho", "pop" * 5 + "ho")
+    assert len(ids["train"]) == 7 * 8 + 1 and len(ids["val"]) == 2 * 8 + 1
+    train("--dataset=whole", "--max_iters=20", "--dropout=0.3")
+    model = model_of(load("out/last.pt")).double().eval()
+    for split in ids:
+        tokens = torch.tensor(ids[split])
+        x, y = tokens[:-1].view(-1, 8), tokens[1:].view(-1, 8)
+        assert evaluations()[-1][f"{split}/loss"] == pytest.approx(plain_loss(model, x, y).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("length", [9, 10, 16, 17, 18, 33, 60])
+def test_every_token_of_a_small_split_is_evaluated_whatever_its_length(train, dataset, length):
+    _, ids = dataset(f"length{length}", "abcd" * 5, "".join(map(chr, range(48, 48 + length))))
+    seen = set()
+
+    def evaluate(model, autocast, batches, stop=()):
+        seen.clear()  # of the training split, which comes first
+        seen.update(*(y.flatten().tolist() for _, y in batches))
+        return 1.0
+
+    train(f"--dataset=length{length}", "--max_iters=0", evaluate=evaluate)
+    assert seen == set(ids["val"][1:])  # each is another character
+
+
+def test_a_large_split_is_evaluated_on_windows_spread_over_it(train, dataset):
+    _, ids = dataset("large", "abcd" * 5, "".join(map(chr, range(48, 48 + 500))))
+    begins = []
+
+    def evaluate(model, autocast, batches, stop=()):
+        begins[:] = [x[0].item() for xs, _ in batches for x in xs]
+        return 1.0
+
+    train("--dataset=large", "--max_iters=0", "--eval_iters=5", evaluate=evaluate)
+    offset = ids["val"][0]
+    assert len(begins) == 5 * 3 and begins[0] == offset and begins[-1] == offset + 500 - 1 - 8
+    gaps = np.diff(begins)
+    assert gaps.max() - gaps.min() <= 1
+
+
+def test_losses_are_given_in_bits_per_byte_where_the_bytes_are_known(train, dataset):
+    text = "für Öl " * 9
+    counts = {"tokens": len(text), "bytes": len(text.encode())}
+    dataset("bytes", text, text, train=counts, val=counts)
+    train("--dataset=bytes")
+    for figures in evaluations():
+        in_bits = figures["val/loss"] * len(text) / math.log(2) / len(text.encode())
+        assert figures["val/bits_per_byte"] == pytest.approx(in_bits, rel=1e-9)
+
+
+def test_eval_only_evaluates_once_and_writes_no_checkpoint(train, tmp_path):
+    lines = train("--eval_only=True").stdout.splitlines()
+    assert [line.split(":")[0] for line in lines if re.match("step|iter", line)] == ["step 0"]
+    assert not list(tmp_path.glob("out/*"))
+
+
+# -----------------------------------------------------------------------------
+# checkpoints
+
+
+def test_checkpoints_hold_nanogpts_keys(train):
+    train()
+    for name in ("ckpt.pt", "last.pt"):
+        checkpoint = load(f"out/{name}")
+        assert checkpoint.keys() >= CHECKPOINT
+        assert checkpoint["model_args"].keys() == MODEL_ARGS
+        assert checkpoint["config"].keys() >= {"dataset", "batch_size", "learning_rate", "n_layer"}
+    assert checkpoint["best_val_loss"] == min(figures["val/loss"] for figures in evaluations())
+
+
+@pytest.fixture
+def worsening(dataset, repo):
+    """Options of a run whose validation loss soon rises: the text to validate on is the one to train on, backwards."""
+    if not (repo / "data" / "worsening").exists():
+        dataset("worsening", "abc" * 30, "cba" * 10)
+    return "--dataset=worsening", "--max_iters=30", "--lr_decay_iters=30"
+
+
+def best_evaluation():
+    best = min(evaluations(), key=lambda figures: figures["val/loss"])
+    assert best["iter"] < evaluations()[-1]["iter"]
+    return best
+
+
+@pytest.mark.parametrize("always", [True, False])
+def test_ckpt_is_the_best_model_or_where_asked_the_newest(train, worsening, always):
+    train(*worsening, f"--always_save_checkpoint={always}")
+    assert load("out/ckpt.pt")["iter_num"] == (30 if always else best_evaluation()["iter"])
+    assert load("out/last.pt")["iter_num"] == 30
+
+
+def test_a_resumed_run_remembers_the_best_loss(train, worsening):
+    for iterations in (20, 30):
+        train(*worsening, "--always_save_checkpoint=False", "--init_from=auto", f"--max_iters={iterations}")
+    best = best_evaluation()
+    assert best["iter"] < 20
+    assert load("out/ckpt.pt")["iter_num"] == best["iter"]
+    assert load("out/last.pt")["best_val_loss"] == best["val/loss"]
+
+
+def test_one_state_is_written_once(train, tmp_path):
+    train()
+    assert os.path.samefile("out/ckpt.pt", "out/last.pt")
+    assert {path.name for path in tmp_path.glob("out/*")} == {"ckpt.pt", "last.pt", "log.jsonl"}
+
+
+def test_where_the_file_system_has_no_links_the_state_is_copied(train, monkeypatch):
+    def refuse(*given):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    train()
+    assert not os.path.samefile("out/ckpt.pt", "out/last.pt")
+    assert_same_state(load("out/ckpt.pt"), load("out/last.pt"))
+
+
+def test_scratch_moves_an_earlier_run_aside(train, tmp_path):
+    train()
+    first = {path.name: path.read_bytes() for path in tmp_path.glob("out/*")}
+    train("--seed=2")
+    train("--seed=3")
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("out/earlier-1/*")} == first
+    assert load("out/earlier-2/last.pt")["config"]["seed"] == 2
+    assert load("out/last.pt")["config"]["seed"] == 3
+    assert [figures["iter"] for figures in updates()] == [0, 1, 2, 3, 4, 5]
+
+
+def test_auto_starts_and_then_goes_on(train):
+    train("--max_iters=9", "--dropout=0.2", "--out_dir=whole")
+    train("--init_from=auto", "--max_iters=5", "--dropout=0.2")
+    train("--init_from=auto", "--max_iters=9", "--dropout=0.2")
+    assert [figures["iter"] for figures in updates()] == list(range(9))
+    assert_same_state(load("out/last.pt"), load("whole/last.pt"))
+
+
+def test_nanogpts_checkpoint_is_resumed(train, tiny):
+    train("--max_iters=3", "--always_save_checkpoint=True")
+    ours = load("out/ckpt.pt")
+    theirs = {key: ours[key] for key in CHECKPOINT}
+    theirs["model"] = {f"_orig_mod.{name}": weight for name, weight in ours["model"].items()}
+    theirs["best_val_loss"] = torch.tensor(ours["best_val_loss"])
+    os.makedirs("theirs")
+    torch.save(theirs, "theirs/ckpt.pt")
+    train("--init_from=resume")
+    train("--init_from=resume", "--out_dir=theirs")
+    assert_same_state(load("theirs/last.pt"), load("out/last.pt"))
+
+
+# -----------------------------------------------------------------------------
+# interruptions
+
+
+def test_a_run_killed_at_random_moments_and_resumed_is_the_uninterrupted_one_bit_for_bit(start, tmp_path):
+    options = ("--init_from=auto", "--dropout=0.2", "--max_iters=300", "--lr_decay_iters=300", "--eval_interval=25")
+    moment = random.Random()
+    moments = []
+    for _ in range(2):
+        process = start(*options, "--out_dir=killed")
+        moments.append((moment.randrange(1, 100), moment.uniform(0, 0.01)))
+        for _ in range(moments[-1][0]):
+            until(process.stdout, "iter")
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(moments[-1][1])
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, moments
+    for folder in ("killed", "whole"):
+        process = start(*options, f"--out_dir={folder}")
+        assert process.communicate(timeout=60)[1] == "" and process.returncode == 0
+    killed, whole = (load(tmp_path / folder / "last.pt") for folder in ("killed", "whole"))
+    assert killed["iter_num"] == whole["iter_num"] == 300
+    assert_same_state(killed, whole)
+    assert killed["best_val_loss"] == whole["best_val_loss"]
+    timing = {"seconds", "ms", "tokens_per_s"}
+    killed, whole = (
+        [{k: v for k, v in figures.items() if k not in timing} for figures in log(tmp_path / folder)]
+        for folder in ("killed", "whole")
+    )
+    assert [figures["iter"] for figures in killed if "loss" in figures] == list(range(300))
+    assert killed == whole, moments
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_finishes_the_iteration_and_saves(start, train, tmp_path, number, status):
+    process = start("--max_iters=100000", "--lr_decay_iters=50", "--dropout=0.2", "--eval_interval=100000")
+    until(process.stdout, "iter 7:")
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert "saved" in stderr and "Traceback" not in stderr + stdout
+    reached = load("out/last.pt")["iter_num"]
+    assert [figures["iter"] for figures in updates()] == list(range(reached))
+    # what was saved is the state between two iterations
+    train(f"--max_iters={reached}", "--lr_decay_iters=50", "--dropout=0.2", "--out_dir=whole")
+    assert_same_state(load("out/last.pt"), load("whole/last.pt"))
+
+
+def test_a_signal_during_an_evaluation_saves_too(start, train, dataset, tmp_path):
+    dataset("long", "the cat sat. " * 10, "a cat has a hat. " * 500)
+    process = start("--dataset=long", "--batch_size=1", "--eval_iters=100000", "--eval_interval=1")
+    until(process.stdout, "iter 0:")  # an evaluation of a thousand batches follows
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "saved" in stderr and "Traceback" not in stderr + stdout
+    assert "step" not in stdout
+    assert load("out/last.pt")["iter_num"] == 1
+
+
+def test_a_second_signal_quits_at_once_and_leaves_the_checkpoint(start, tmp_path):
+    process = start("--gradient_accumulation_steps=1000000")
+    until(process.stdout, "step 0:")
+    while not (tmp_path / "out" / "last.pt").exists():
+        assert process.poll() is None
+    before = (tmp_path / "out" / "last.pt").read_bytes()
+    process.send_signal(signal.SIGINT)
+    until(process.stderr, "finishing")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=5) == 130
+    assert "Traceback" not in process.stderr.read()
+    assert (tmp_path / "out" / "last.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("log_interval", [1, 5])
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_iteration(train, log_interval):
+    options = ("--learning_rate=1e30", "--warmup_iters=0", "--decay_lr=False", "--grad_clip=0", "--eval_interval=100")
+    done = train(*options, f"--log_interval={log_interval}", "--max_iters=50", status=2)
+    assert done.stderr.count("\n") == 1
+    assert re.match(r"error: .*\biteration 1\b", done.stderr)  # the first update ruins the weights
+    for name in ("ckpt.pt", "last.pt"):
+        checkpoint = load(f"out/{name}")
+        assert checkpoint["iter_num"] == 0
+        assert all(weight.isfinite().all() for weight in checkpoint["model"].values())
+
+
+def test_weights_that_the_last_update_ruined_are_not_saved(train):
+    options = ("--learning_rate=1e30", "--warmup_iters=0", "--decay_lr=False", "--grad_clip=0", "--max_iters=1")
+    done = train(*options, status=2)
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert load("out/last.pt")["iter_num"] == load("out/ckpt.pt")["iter_num"] == 0
+
+
+# -----------------------------------------------------------------------------
+# data, precision, and what is imported
+
+
+def test_nanogpts_data_is_read_unchanged(train, tiny, repo):
+    ours, _ = tiny
+    meta = json.loads((ours / "meta.json").read_text())
+    (theirs := repo / "data" / "nanogpt").mkdir()
+    for split in ("train", "val"):
+        ids = np.fromfile(ours / f"{split}.bin", dtype=np.uint16)
+        ids.tofile(theirs / f"{split}.bin")
+    itos = dict(enumerate(meta["chars"]))
+    stoi = {char: i for i, char in itos.items()}
+    with open(theirs / "meta.pkl", "wb") as f:
+        pickle.dump({"vocab_size": len(itos), "itos": itos, "stoi": stoi}, f)
+    before = {path.name: path.read_bytes() for path in theirs.iterdir()}
+    train("--dataset=tiny")
+    train("--dataset=nanogpt", "--out_dir=theirs")
+    assert load("theirs/last.pt")["model_args"]["vocab_size"] == len(meta["chars"])
+    assert_same_state(load("theirs/last.pt"), load("out/last.pt"))
+    assert {path.name: path.read_bytes() for path in theirs.iterdir()} == before
+
+
+def test_without_a_meta_the_ids_are_gpt2s(train, tiny, repo):
+    (folder := repo / "data" / "bare").mkdir()
+    for split in ("train", "val"):
+        np.array([50256, *range(30)], dtype="<u2").tofile(folder / f"{split}.bin")
+    train("--dataset=bare", "--max_iters=1")
+    checkpoint = load("out/last.pt")
+    assert checkpoint["model_args"]["vocab_size"] == 50304
+    assert checkpoint["model"]["transformer.wte.weight"].shape == (50304, 16)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_trains_on_a_cpu(train, dtype):
+    options = ("--max_iters=60", "--lr_decay_iters=60", "--learning_rate=3e-2")
+    train(*options)
+    train(*options, f"--dtype={dtype}", "--out_dir=half")
+    exact, half = ([figures["train/loss"] for figures in evaluations(folder)] for folder in ("out", "half"))
+    assert half[0] == pytest.approx(exact[0], rel=0.01) and half[0] != exact[0]
+    assert max(half[-1], exact[-1]) < half[0] / 2
+    assert {weight.dtype for weight in load("half/last.pt")["model"].values()} == {torch.float32}
+
+
+def test_wandb_writes_a_run_into_out_dir(script, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    done = script("train.py", *TINY, "--wandb_log=True", "--wandb_project=test")
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.glob("out/wandb/offline-run-*/*.wandb"))
+
+
+def test_importing_the_scripts_imports_nothing_that_they_do_not_need(repo):
+    program = (
+        "import sys, train, sample; "
+        "print(sorted({'transformers', 'datasets', 'wandb', 'tiktoken', 'whisper'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=repo, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
