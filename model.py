@@ -172,18 +172,28 @@ class GPT(nn.Module):
             return self.lm_head(x[:, [-1]]), None
         return None, linear_cross_entropy(x.flatten(0, 1), self.lm_head.weight, targets.flatten())
 
-    def configure_optimizers(self, weight_decay, learning_rate, betas, device_type):
+    def configure_optimizers(self, weight_decay, learning_rate, betas, device_type, optimizer="adamw"):
         """
-        AdamW with weight decay on matrices and embeddings, and none on biases and norms. The groups and their order
-        are nanoGPT's, so that its optimizer states load.
+        The optimizers of a training run, as a list.
+
+        adamw: AdamW, with weight decay on matrices and embeddings, and none on biases and norms; the groups and their
+        order are nanoGPT's, so that its optimizer states load. muon: AdamW for embeddings, biases and norms, and Muon
+        (Jordan et al., 2024), whose updates are orthogonal matrices, for the matrices inside the blocks.
         """
-        params = [p for p in self.parameters() if p.requires_grad]
+        named = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        matrices = [p for name, p in named.items() if p.dim() == 2 and ".h." in name] if optimizer == "muon" else []
+        rest = [p for p in named.values() if not any(p is m for m in matrices)]
         groups = [
-            {"params": [p for p in params if p.dim() >= 2], "weight_decay": weight_decay},
-            {"params": [p for p in params if p.dim() < 2], "weight_decay": 0.0},
+            {"params": [p for p in rest if p.dim() >= 2], "weight_decay": weight_decay},
+            {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
         ]
         fused = device_type in ("cpu", "cuda", "mps")
-        return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=fused)
+        optimizers = [torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=fused)]
+        if matrices:
+            # its updates are scaled to the size of AdamW's, so that the two share a learning rate and weight decay
+            muon = {"lr": learning_rate, "weight_decay": weight_decay, "adjust_lr_fn": "match_rms_adamw"}
+            optimizers.append(torch.optim.Muon(matrices, **muon))
+        return optimizers
 
     def new_kv_cache(self, batch_size, length):
         """An empty key/value cache for `length` tokens: (n_layer, 2, B, nh, length, hs)."""
@@ -274,21 +284,19 @@ class LinearCrossEntropy(torch.autograd.Function):
         rows = 64 if x.device.type == "cpu" else 4096
         keep = (targets >= 0).unsqueeze(1)  # (N, 1)
         count = keep.sum().clamp(min=1)
-        dx, dweight = (torch.empty_like(x), torch.zeros_like(weight)) if with_gradients else (None, None)
+        dx, dweight = torch.empty_like(x) if with_gradients else None, None
         loss = 0.0
         for i in range(0, len(x), rows):
             chunk, mask, target = x[i : i + rows], keep[i : i + rows], targets[i : i + rows, None].clamp(min=0)
-            logits = F.linear(chunk, weight)  # (rows, V)
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            log_probs = F.log_softmax(logits, dim=-1)
+            logits = F.linear(chunk, weight)  # (rows, V), in autocast's type
+            log_probs = F.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
             loss = loss - (log_probs.gather(1, target) * mask).sum()
             if with_gradients:
                 # the gradient of the sum of the losses by the logits is probs - one_hot(target); the division by their
                 # number waits for backward, since float16 would round these small numbers to zero
-                dlogits = log_probs.exp_().scatter_add_(1, target, -torch.ones_like(log_probs[:, :1]))
-                dlogits = dlogits.to(weight.dtype)
-                dx[i : i + rows] = (dlogits @ weight) * mask
-                dweight += dlogits.T @ (chunk * mask)
+                dlogits = log_probs.exp_().scatter_add_(1, target, -torch.ones_like(log_probs[:, :1])).to(logits.dtype)
+                dx[i : i + rows] = (dlogits @ weight.to(logits.dtype)) * mask
+                dweight = add_product(dweight, dlogits.T, (chunk * mask).to(logits.dtype), weight.dtype)
         ctx.save_for_backward(dx, dweight, count)
         return loss / count
 
@@ -297,3 +305,10 @@ class LinearCrossEntropy(torch.autograd.Function):
         dx, dweight, count = ctx.saved_tensors
         grad = grad / count
         return dx * grad, dweight * grad, None, None
+
+
+def add_product(total, a, b, dtype):
+    """total + a @ b as dtype, where possible in place; total may be None, for the first of several."""
+    if total is None:
+        return (a @ b).to(dtype)
+    return total.addmm_(a, b) if total.dtype == a.dtype else total.add_(a @ b)

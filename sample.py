@@ -8,7 +8,7 @@ Let a trained model write.
 Only the samples go to standard output, with a line of dashes after each. A single sample appears word by word.
 """
 
-from configurator import UserError, configure, read_text, resolve_device, run
+from configurator import HERE, UserError, configure, keep_freed_memory, read_text, resolve_device, run
 
 import codecs
 import os
@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from tokenizer import make_tokenizer, read_meta
-from train import HERE, load_model
+from train import load_model
 
 # -----------------------------------------------------------------------------
 init_from = "resume"  # resume: the model in out_dir
@@ -56,15 +56,19 @@ def main():
     sys.stdout.reconfigure(encoding="utf-8", errors="replace")
     torch_device, torch_dtype, compiled = resolve_device(device, dtype, compile)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    keep_freed_memory()
     torch.manual_seed(seed)
 
     model, checkpoint = load_model(os.path.join(out_dir, "ckpt.pt"))
     model.eval().to(torch_device, torch_dtype)
     if compiled:
-        model.compile()
+        model.features = torch.compile(model.features)
     # nanoGPT's checkpoints do not bring the encoding along: the data folder knows
-    dataset = checkpoint.get("config", {}).get("dataset", "")
-    tokenizer = make_tokenizer(checkpoint.get("meta") or read_meta(os.path.join(HERE, "data", dataset)))
+    folder = os.path.join(HERE, "data", str(checkpoint.get("config", {}).get("dataset")))
+    tokenizer = make_tokenizer(checkpoint.get("meta") or read_meta(folder))
+    if tokenizer.vocab_size > model.config.vocab_size:
+        given = f"{tokenizer.vocab_size} token ids, the model {model.config.vocab_size}"
+        raise UserError(f"the encoding in {folder!r} has {given}: is that the folder it was trained on?")
 
     prompt = read_text(start.removeprefix("FILE:"), "prompt") if start.startswith("FILE:") else start
     ids = tokenizer.encode(prompt, special=True)

@@ -129,7 +129,7 @@ def check_meta(meta, path):
         if not truth:
             raise UserError(f"{path!r}: {what}: prepare the dataset again")
 
-    demand(isinstance(meta, dict), "is not a JSON object")
+    demand(isinstance(meta, dict), "is not a dict of encoding, vocab_size and so on")
     encoding, vocab_size = meta.get("encoding"), meta.get("vocab_size")
     demand(encoding in ENCODINGS, f"encoding {encoding!r:.40} is neither gpt2 nor char")
     if encoding == "gpt2":

@@ -9,7 +9,8 @@ out_dir/ckpt.pt is the best model so far, which sample.py reads; last.pt is the 
 log.jsonl holds the figures. Ctrl-C finishes the iteration and saves.
 """
 
-from configurator import HERE, UserError, configure, first_line, replacing, resolve_device, run, suggestion
+from configurator import HERE, UserError, configure, first_line, keep_freed_memory, replacing, resolve_device, run
+from configurator import suggestion
 
 import contextlib
 import json
@@ -27,7 +28,7 @@ import torch
 from tqdm import tqdm
 
 from model import GPT, GPTConfig
-from tokenizer import read_meta
+from tokenizer import check_meta, read_meta
 
 # -----------------------------------------------------------------------------
 # what to write, and when
@@ -54,6 +55,7 @@ n_embd = 768  # channels, a multiple of n_head
 dropout = 0.0  # 0 is best where there is plenty of text; 0.1 and more against overfitting
 bias = False  # have biases in the linear and norm layers
 # optimizer
+optimizer = "adamw"  # adamw, or muon: Muon for the matrices inside the blocks, AdamW for the rest
 learning_rate = 6e-4  # the highest, reached after the warm-up
 max_iters = 600000  # updates in all
 weight_decay = 1e-1  # on matrices and embeddings
@@ -86,6 +88,8 @@ def check_options():
     for name in ("beta1", "beta2"):
         if not 0 <= globals()[name] < 1:
             raise UserError(f"--{name}={globals()[name]} should be from 0 up to, not including, 1")
+    if optimizer not in ("adamw", "muon"):
+        raise UserError(f"--optimizer={optimizer} is unknown: it may be adamw or muon")
     if init_from not in ("scratch", "resume", "auto"):
         raise UserError(f"--init_from={init_from} is unknown: it may be scratch, resume or auto")
 
@@ -167,7 +171,7 @@ def learning_rate_at(iteration):
     return min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (learning_rate - min_lr)
 
 
-def train_step(model, optimizer, scaler, autocast, batches, grad_clip):
+def train_step(model, optimizers, scaler, autocast, batches, grad_clip):
     """
     One update, from a list of functions that each give a micro-batch (x, y). Returns the mean loss and the gradient's
     norm before it was clipped, as tensors, so that nobody waits for the device who does not look at them.
@@ -179,11 +183,13 @@ def train_step(model, optimizer, scaler, autocast, batches, grad_clip):
             _, loss = model(x, y)
         loss_sum = loss_sum + loss.detach()
         scaler.scale(loss / len(batches)).backward()
-    scaler.unscale_(optimizer)
+    for optimizer in optimizers:
+        scaler.unscale_(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip or math.inf)
-    scaler.step(optimizer)
+    for optimizer in optimizers:
+        scaler.step(optimizer)
+        optimizer.zero_grad(set_to_none=True)
     scaler.update()
-    optimizer.zero_grad(set_to_none=True)
     return loss_sum / len(batches), norm
 
 
@@ -203,11 +209,14 @@ def evaluate(model, autocast, batches, stop=()):
     return None if stop else (total / count).item()
 
 
-def load_optimizer(optimizer, state):
+def load_optimizer(optimizer, state, path):
     """Take over an optimizer's saved moments; its settings stay those of the options."""
-    for group, saved in zip(optimizer.param_groups, state["param_groups"]):
-        saved.update({k: v for k, v in group.items() if k != "params"})
-    optimizer.load_state_dict(state)
+    try:
+        for group, saved in zip(optimizer.param_groups, state["param_groups"]):
+            saved.update({k: v for k, v in group.items() if k != "params"})
+        optimizer.load_state_dict(state)
+    except (KeyError, ValueError, TypeError, AttributeError) as failure:
+        raise UserError(f"{path!r} holds no state of this model's optimizer ({first_line(failure)})") from None
 
 
 PEAK_FLOPS = {  # dense, at the precision of training: bfloat16, or float16 on a T4 and V100
@@ -264,6 +273,20 @@ def link(source, target):
             shutil.copyfileobj(original, f)
 
 
+CHECKPOINT = {  # what a checkpoint holds: nanoGPT's keys, and our own
+    "model": dict,
+    "model_args": dict,
+    "optimizer": dict,
+    "iter_num": int,
+    "best_val_loss": (float, torch.Tensor),  # nanoGPT's is a tensor
+    "config": dict,
+    "muon": dict,
+    "meta": dict,  # the tokenizer's, so that sampling needs no data folder
+    "scaler": dict,
+    "seconds": float,  # of training so far
+}
+
+
 def load_checkpoint(path):
     """A checkpoint's dict, read without running anything it may contain, its tensors on the CPU."""
     try:
@@ -276,8 +299,12 @@ def load_checkpoint(path):
         ) from None
     except Exception as failure:  # a damaged file can raise almost anything
         raise UserError(f"cannot read the checkpoint {path!r}: it is damaged or none ({first_line(failure)})") from None
-    if not (isinstance(checkpoint, dict) and {"model", "model_args"} <= checkpoint.keys()):
-        raise UserError(f"{path!r} is not a checkpoint of a GPT: it should hold a model and its model_args")
+    found = checkpoint if isinstance(checkpoint, dict) else {}
+    bad = {key for key, kind in CHECKPOINT.items() if key in found and not isinstance(found[key], kind)}
+    if bad := bad | ({"model", "model_args"} - found.keys()):
+        raise UserError(f"{path!r} is no checkpoint of a GPT: {' and '.join(sorted(bad))} in it is missing or damaged")
+    if "meta" in checkpoint:
+        check_meta(checkpoint["meta"], path)
     return checkpoint
 
 
@@ -378,6 +405,8 @@ def check_resumable(checkpoint, config, meta, path):
     model_args, saved_meta = checkpoint["model_args"], checkpoint.get("meta", meta)
     if any(saved_meta.get(key) != meta.get(key) for key in ("encoding", "chars")):
         raise UserError(f"{path!r} was trained with other token ids than those of --dataset={dataset}")
+    if config["optimizer"] != (trained := checkpoint.get("config", {}).get("optimizer", "adamw")):
+        raise UserError(f"{path!r} was trained with --optimizer={trained}, and cannot go on with {config['optimizer']}")
     if block_size < model_args["block_size"]:
         raise UserError(f"--block_size={block_size} is less than the {model_args['block_size']} of {path!r}")
     before = {**checkpoint.get("config", {}), **model_args, "dropout": dropout, "init_from": init_from}
@@ -406,6 +435,7 @@ def main():
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     autocast = torch.autocast(torch_device.type, torch_dtype, enabled=torch_dtype != torch.float32)
     check_writable(out_dir)
+    keep_freed_memory()
 
     # the model: a checkpoint's, or a new one
     meta = read_meta(os.path.join(HERE, "data", dataset))
@@ -429,11 +459,13 @@ def main():
     model_args = vars(model.config)
     config.update({k: v for k, v in model_args.items() if k in config})
 
-    # the optimizer
+    # the optimizers
     scaler = torch.amp.GradScaler(torch_device.type, enabled=torch_dtype == torch.float16)
-    optimizer = model.configure_optimizers(weight_decay, learning_rate, (beta1, beta2), torch_device.type)
+    betas = (beta1, beta2)
+    optimizers = model.configure_optimizers(weight_decay, learning_rate, betas, torch_device.type, optimizer)
     if "optimizer" in checkpoint:
-        load_optimizer(optimizer, checkpoint["optimizer"])
+        for key, o in zip(("optimizer", "muon"), optimizers):
+            load_optimizer(o, checkpoint.get(key, {}), newest)
         if scaler.is_enabled() and checkpoint.get("scaler"):
             scaler.load_state_dict(checkpoint["scaler"])
     iter_num, best_val_loss = checkpoint["iter_num"], float(checkpoint["best_val_loss"])
@@ -477,12 +509,12 @@ def main():
     def save(is_best):
         state = {
             "model": raw_model.state_dict(),
-            "optimizer": optimizer.state_dict(),
+            **{key: o.state_dict() for key, o in zip(("optimizer", "muon"), optimizers)},
             "model_args": model_args,
             "iter_num": iter_num,
             "best_val_loss": best_val_loss,
             "config": config,
-            "meta": meta,  # so that sampling needs no data folder
+            "meta": meta,
             "scaler": scaler.state_dict(),
             "seconds": seconds + busy,
         }
@@ -519,10 +551,10 @@ def main():
 
         began = time.perf_counter()
         lr = learning_rate_at(iter_num)
-        for group in optimizer.param_groups:
+        for group in (group for o in optimizers for group in o.param_groups):
             group["lr"] = lr
         batches = [partial(training_batch, m) for m in range(gradient_accumulation_steps)]
-        loss, norm = train_step(model, optimizer, scaler, autocast, batches, grad_clip)
+        loss, norm = train_step(model, optimizers, scaler, autocast, batches, grad_clip)
         unreported.append((iter_num, loss, norm))
         if iter_num % log_interval == 0 or stop:
             check_finite(unreported, scaler)  # waits for the device, so that the time is right
@@ -547,6 +579,7 @@ def main():
     bar.close()
 
     if stop:
+        check_finite(unreported, scaler)
         save(is_best=False)
         print(f"stopped before iteration {iter_num}, and saved: --init_from=resume goes on from there", file=sys.stderr)
         sys.exit(128 + stop[0])

@@ -298,7 +298,7 @@ def test_gpt2_has_124_million_parameters():
 
 
 def test_matrices_decay_and_biases_and_norms_do_not(model):
-    optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu")
+    (optimizer,) = model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu")
     decay, rest = optimizer.param_groups
     assert (decay["weight_decay"], rest["weight_decay"]) == (0.1, 0.0)
     assert {p.dim() for p in decay["params"]} == {2} and {p.dim() for p in rest["params"]} == {1}

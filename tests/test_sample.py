@@ -37,7 +37,7 @@ def save(path, model, **more):
     os.makedirs(os.path.dirname(path), exist_ok=True)
     checkpoint = {
         "model": {f"_orig_mod.{name}": weight for name, weight in model.state_dict().items()},
-        "optimizer": model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu").state_dict(),
+        "optimizer": model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu")[0].state_dict(),
         "model_args": vars(model.config),
         "iter_num": 5,
         "best_val_loss": torch.tensor(1.5),

@@ -233,6 +233,18 @@ def test_micro_batches_add_up_to_the_gradient_of_one_large_batch(watched):
     assert updates()[0]["grad_norm"] == pytest.approx(norm, rel=1e-4)
 
 
+def expected_rates(warmup, decay):
+    """A line from 0 up to 1e-2 over the warm-up, then PyTorch's own cosine schedule down to 1e-3."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(decay - warmup, 1), eta_min=1e-3)
+    rates = [1e-2 * step / (warmup + 1) for step in range(1, warmup + 1)]
+    for _ in range(decay - warmup):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return rates
+
+
 def test_updates_are_those_of_plain_adamw(watched):
     options = ("--max_iters=5", "--weight_decay=0.3", "--beta1=0.8", "--beta2=0.9", "--grad_clip=0.5", "--bias=True")
     model, windows = watched(*options, "--n_layer=2")
@@ -250,7 +262,7 @@ def test_updates_are_those_of_plain_adamw(watched):
         for p in model.parameters():
             p.grad *= 0.5 / norm
         for group in optimizer.param_groups:
-            group["lr"] = nanogpts_learning_rate(i, 1e-2, 1e-3, 2, 6)
+            group["lr"] = expected_rates(2, 6)[i]
         optimizer.step()
         assert figures["loss"] == pytest.approx(loss.item(), rel=1e-4)
     for name, weight in load("out/last.pt")["model"].items():
@@ -261,21 +273,10 @@ def test_updates_are_those_of_plain_adamw(watched):
         torch.testing.assert_close(weight, expected, rtol=1e-3, atol=2e-4, msg=lambda m, name=name: f"{name}: {m}")
 
 
-def nanogpts_learning_rate(it, learning_rate, min_lr, warmup_iters, lr_decay_iters):
-    """get_lr of nanoGPT's train.py, word for word."""
-    if it < warmup_iters:
-        return learning_rate * (it + 1) / (warmup_iters + 1)
-    if it > lr_decay_iters:
-        return min_lr
-    decay_ratio = (it - warmup_iters) / (lr_decay_iters - warmup_iters)
-    coeff = 0.5 * (1.0 + math.cos(math.pi * decay_ratio))
-    return min_lr + coeff * (learning_rate - min_lr)
-
-
 @pytest.mark.parametrize("warmup, decay", [(3, 10), (0, 10), (0, 14), (5, 6)])
-def test_the_learning_rate_is_nanogpts(train, warmup, decay):
+def test_the_learning_rate_warms_up_and_falls_along_a_cosine_as_nanogpts_does(train, warmup, decay):
     train(f"--warmup_iters={warmup}", f"--lr_decay_iters={decay}", "--max_iters=14")
-    expected = [nanogpts_learning_rate(i, 1e-2, 1e-3, warmup, decay) for i in range(14)]
+    expected = expected_rates(warmup, decay) + [1e-3] * (14 - decay)
     assert [figures["lr"] for figures in updates()] == pytest.approx(expected, rel=1e-12)
 
 
