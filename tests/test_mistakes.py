@@ -58,6 +58,12 @@ def earlier(dataset, repo, command, tmp_path_factory):
         "resized": checkpoint | {"model_args": {**checkpoint["model_args"], "n_embd": 32}},
         "orphan": {key: checkpoint[key] for key in checkpoint if key != "meta"} | {"config": {"dataset": "gone"}},
         "strange": checkpoint | {"model_args": {**checkpoint["model_args"], "n_experts": 8}},
+        "meta-list": checkpoint | {"meta": []},
+        "meta-bare": checkpoint | {"meta": {"encoding": "char", "vocab_size": 5}},
+        "config-text": checkpoint | {"config": "none"},
+        "iter-text": checkpoint | {"iter_num": "3"},
+        "loss-text": checkpoint | {"best_val_loss": "low"},
+        "moments": checkpoint | {"optimizer": {}},
     }.items():
         (folder / f"out-{name}").mkdir()
         for file in ("ckpt.pt", "last.pt"):
@@ -193,6 +199,7 @@ def test_sampling_refuses(mistake, arguments, named):
 
 
 UNREADABLE = ["empty", "truncated", "cut", "text", "pickle", "harmful", "list", "bare", "resized", "strange"]
+UNREADABLE += ["meta-list", "meta-bare", "config-text", "iter-text", "loss-text"]
 
 
 @pytest.mark.parametrize("kind", UNREADABLE)
@@ -204,7 +211,7 @@ def test_sampling_refuses_nanogpts_model_of_characters_without_the_data_folder_t
     assert "gone" in mistake("sample.py", "--out_dir=out-orphan")
 
 
-@pytest.mark.parametrize("kind", UNREADABLE)
+@pytest.mark.parametrize("kind", [*UNREADABLE, "moments"])
 @pytest.mark.parametrize("init_from", ["resume", "auto"])
 def test_resuming_refuses_a_checkpoint_that_is(mistake, kind, init_from):
     assert f"out-{kind}/last.pt" in mistake("train.py", f"--out_dir=out-{kind}", f"--init_from={init_from}")

@@ -305,6 +305,15 @@ def test_matrices_decay_and_biases_and_norms_do_not(model):
     assert len(decay["params"]) + len(rest["params"]) == len(list(model.parameters()))
 
 
+def test_muon_takes_the_matrices_inside_the_blocks_and_adamw_the_rest(model):
+    adamw, muon = model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu", "muon")
+    names = {id(p): name for name, p in model.named_parameters()}
+    theirs = {names[id(p)] for p in muon.param_groups[0]["params"]}
+    assert theirs == {name for name, p in model.named_parameters() if ".h." in name and p.dim() == 2}
+    assert theirs.isdisjoint(rest := {names[id(p)] for group in adamw.param_groups for p in group["params"]})
+    assert theirs | rest == set(names.values())
+
+
 def test_a_checkpoint_of_other_sizes_than_it_says_is_refused(model):
     checkpoint = {"model_args": {**SIZES, "n_layer": 2}, "model": model.state_dict()}
     with pytest.raises(ValueError, match="model_args"):

@@ -95,8 +95,8 @@ def evaluations(folder="out"):
 
 
 def moments(checkpoint):
-    states = checkpoint["optimizer"]["state"].values()
-    return [state[name] for state in states for name in ("exp_avg", "exp_avg_sq", "step")]
+    optimizers = [checkpoint[key] for key in ("optimizer", "muon") if key in checkpoint]
+    return [moment for o in optimizers for state in o["state"].values() for moment in state.values()]
 
 
 def assert_same_state(one, other):
@@ -449,6 +449,11 @@ def test_auto_starts_and_then_goes_on(train):
     assert_same_state(load("out/last.pt"), load("whole/last.pt"))
 
 
+def test_a_run_goes_on_with_the_optimizer_it_has(train):
+    train("--optimizer=muon", "--max_iters=3")
+    assert "--optimizer=muon" in train("--init_from=resume", "--optimizer=adamw", status=2).stderr
+
+
 def test_nanogpts_checkpoint_is_resumed(train, tiny):
     train("--max_iters=3", "--always_save_checkpoint=True")
     ours = load("out/ckpt.pt")
@@ -466,8 +471,10 @@ def test_nanogpts_checkpoint_is_resumed(train, tiny):
 # interruptions
 
 
-def test_a_run_killed_at_random_moments_and_resumed_is_the_uninterrupted_one_bit_for_bit(start, tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_killed_at_random_moments_and_resumed_is_the_uninterrupted_one_bit_for_bit(start, tmp_path, optimizer):
     options = ("--init_from=auto", "--dropout=0.2", "--max_iters=300", "--lr_decay_iters=300", "--eval_interval=25")
+    options += (f"--optimizer={optimizer}",)
     moment = random.Random()
     moments = []
     for _ in range(2):
