@@ -33,7 +33,7 @@ stop_at_end = False  # end a sample where the model writes <|endoftext|>
 seed = 1337  # of the draws
 device = "auto"  # auto, cpu, cuda, cuda:1, mps
 dtype = "auto"  # of the weights: auto, float32, bfloat16, float16
-compile: str | bool = "auto"  # torch.compile the model: auto, True, False
+compile: str | bool = False  # torch.compile the model: auto, True, False
 # -----------------------------------------------------------------------------
 
 

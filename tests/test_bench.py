@@ -1,0 +1,38 @@
+"""bench.py's promises, on sizes that take a moment."""
+
+import json
+
+import bench
+import train
+
+TINY = ["--model=laptop", "--batch_size=2", "--block_size=16", "--steps=3", "--runs=1", "--num_samples=2"]
+TINY += ["--max_new_tokens=4", "--device=cpu"]
+
+
+def test_it_times_training_and_sampling_beside_transformers_and_writes_the_figures(script, tmp_path):
+    done = script("bench.py", *TINY, "--peer=transformers", "--json=figures.json", "--profile=True")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+    for times in (figures["training_seconds"], figures["sampling_1_x_4_seconds"], figures["sampling_2_x_4_seconds"]):
+        assert set(times) == {"ours", "transformers"} and all(seconds > 0 for s in times.values() for seconds in s)
+    assert len(figures["training_seconds"]["ours"]) == 3 and figures["peak_flops"] > 1e9
+    median = sorted(figures["training_seconds"]["ours"])[1]
+    assert f"{2 * 16 / median:,.0f} tok/s, {figures['flops_per_step'] / median / 1e9:,.0f} GFLOP/s" in done.stdout
+    assert done.stdout.count("transformers takes") == 3 and "first token" in done.stdout
+    assert json.loads((tmp_path / "bench-trace.json").read_text(encoding="utf-8"))["traceEvents"]
+
+
+def test_it_times_the_step_that_training_makes():
+    assert bench.train_step is train.train_step
+
+
+def test_it_writes_no_more_tokens_than_fit_into_the_window(script):
+    done = script("bench.py", *TINY[:-2], "--device=cpu", "--optimizer=muon", "--block_size=8")
+    assert done.returncode == 0 and "sampling, 1 x 7 tokens" in done.stdout, done.stderr
+
+
+def test_mistakes_are_one_line_with_what_would_be_right(script):
+    for mistake, named in {"--model=gpt3": "gpt2", "--peer=jax": "transformers", "--steps=0": "at least 1"}.items():
+        done = script("bench.py", *TINY, mistake)
+        assert done.returncode == 2 and done.stderr.startswith("error: ") and named in done.stderr
+        assert done.stderr.count("\n") == 1
