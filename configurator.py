@@ -19,6 +19,7 @@ import math
 import os
 import re
 import sys
+import time
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import NamedTuple
 
@@ -37,6 +38,10 @@ def run(main):
     try:
         main()
     except UserError as mistake:
+        if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+            time.sleep(
+                3
+            )  # a mistake that all processes find is shown by the first, whose end ends the others meanwhile
         print(f"error: {mistake}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -46,6 +51,8 @@ def run(main):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (MemoryError, RuntimeError) as failure:
+        if "RANK" in os.environ and re.search("closed by peer|reset by peer|remote process|NCCL", str(failure)):
+            sys.exit(1)  # another process has ended, and has said why
         if not (isinstance(failure, MemoryError) or re.search("out of memory|can't allocate memory", str(failure))):
             raise
         print(f"error: out of memory ({first_line(failure)}): try a smaller batch or model", file=sys.stderr)
@@ -92,12 +99,12 @@ def read_options(namespace):
         comment = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode().strip()  # ast counts bytes
         if not (isinstance(node, ast.Assign | ast.AnnAssign) and comment.startswith("#")):
             continue
-        name = (node.targets[0] if isinstance(node, ast.Assign) else node.target).id
-        if not name.islower():  # a constant
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+        if not (isinstance(target, ast.Name) and target.id.islower()):  # a constant
             continue
-        default = namespace[name]
+        default = namespace[target.id]
         annotation = ast.unparse(node.annotation) if isinstance(node, ast.AnnAssign) else type(default).__name__
-        options[name] = Option(default, tuple(KINDS[k] for k in annotation.split(" | ")), comment.lstrip("# "))
+        options[target.id] = Option(default, tuple(KINDS[k] for k in annotation.split(" | ")), comment.lstrip("# "))
     return options
 
 

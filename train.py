@@ -4,6 +4,7 @@ Train a GPT on the token ids in data/NAME/train.bin.
     python train.py config/train_hitchikers.py                     a small GPT on a GPU
     python train.py config/train_hitchikers_cpu.py                 a smaller one on a laptop
     python train.py config/train_hitchikers.py --init_from=resume  go on where a run was stopped
+    torchrun --standalone --nproc_per_node=8 train.py config/train_gpt2.py    on eight GPUs
 
 out_dir/ckpt.pt is the best model so far, which sample.py reads; last.pt is the newest state, from which a run resumes;
 log.jsonl holds the figures. Ctrl-C finishes the iteration and saves.
@@ -12,6 +13,7 @@ log.jsonl holds the figures. Ctrl-C finishes the iteration and saves.
 from configurator import HERE, UserError, configure, first_line, keep_freed_memory, replacing, resolve_device, run
 from configurator import suggestion
 
+import atexit
 import contextlib
 import json
 import math
@@ -25,6 +27,8 @@ from functools import partial
 
 import numpy as np
 import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from model import GPT, GPTConfig
@@ -72,7 +76,10 @@ seed = 1337  # of the initial weights, the batches and dropout
 device = "auto"  # auto, cpu, cuda, cuda:1, mps
 dtype = "auto"  # auto, float32, bfloat16, float16
 compile: str | bool = "auto"  # torch.compile the model: auto, True, False
+backend = "auto"  # how the processes that torchrun starts talk: auto, nccl (GPUs), gloo
 # -----------------------------------------------------------------------------
+
+RANK, WORLD_SIZE = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # set by torchrun
 
 
 def check_options():
@@ -90,6 +97,14 @@ def check_options():
             raise UserError(f"--{name}={globals()[name]} should be from 0 up to, not including, 1")
     if optimizer not in ("adamw", "muon"):
         raise UserError(f"--optimizer={optimizer} is unknown: it may be adamw or muon")
+    if backend not in ("auto", "nccl", "gloo"):
+        raise UserError(f"--backend={backend} is unknown: it may be auto, nccl or gloo")
+    if gradient_accumulation_steps % WORLD_SIZE:
+        less = gradient_accumulation_steps // WORLD_SIZE * WORLD_SIZE
+        raise UserError(
+            f"{WORLD_SIZE} processes cannot share --gradient_accumulation_steps={gradient_accumulation_steps} evenly: "
+            f"{f'{less} or ' if less else ''}{less + WORLD_SIZE} would do"
+        )
     if init_from not in ("scratch", "resume", "auto"):
         raise UserError(f"--init_from={init_from} is unknown: it may be scratch, resume or auto")
 
@@ -177,12 +192,15 @@ def train_step(model, optimizers, scaler, autocast, batches, grad_clip):
     norm before it was clipped, as tensors, so that nobody waits for the device who does not look at them.
     """
     loss_sum = 0.0
-    for get in batches:
+    for i, get in enumerate(batches):
         x, y = get()
-        with autocast:
-            _, loss = model(x, y)
+        # the gradients are averaged over the processes once, after the last micro-batch
+        waits = WORLD_SIZE > 1 and i + 1 < len(batches)
+        with model.no_sync() if waits else contextlib.nullcontext():
+            with autocast:
+                _, loss = model(x, y)
+            scaler.scale(loss / len(batches)).backward()
         loss_sum = loss_sum + loss.detach()
-        scaler.scale(loss / len(batches)).backward()
     for optimizer in optimizers:
         scaler.unscale_(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip or math.inf)
@@ -190,23 +208,48 @@ def train_step(model, optimizers, scaler, autocast, batches, grad_clip):
         scaler.step(optimizer)
         optimizer.zero_grad(set_to_none=True)
     scaler.update()
-    return loss_sum / len(batches), norm
+    return over_processes(loss_sum / len(batches)) / WORLD_SIZE, norm
+
+
+def over_processes(tensor, group=None, how=dist.ReduceOp.SUM):
+    """The sum, or another combination, of the tensors that each process gives."""
+    if WORLD_SIZE > 1:
+        dist.all_reduce(tensor, how, group)
+    return tensor
+
+
+def join_processes(torch_device):
+    """
+    Join the processes that torchrun started. Returns this process's device, and a group that talks between CPUs, so
+    that no GPU has to wait for it; None where there is one process only.
+    """
+    if WORLD_SIZE == 1:
+        return torch_device, None
+    if torch_device.type == "cuda":
+        torch_device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(torch_device)
+    by_device = "nccl" if torch_device.type == "cuda" else "gloo"
+    dist.init_process_group(by_device if backend == "auto" else backend)
+    atexit.register(dist.destroy_process_group)
+    return torch_device, dist.new_group(backend="gloo")
 
 
 @torch.no_grad()
-def evaluate(model, autocast, batches, stop=()):
-    """The mean loss over batches (x, y) in nats a token; None where a signal comes in between."""
+def evaluate(model, autocast, batches, stop=(), group=None):
+    """The mean loss, in nats a token, over the batches (x, y) of all processes; of a part, where a signal comes."""
     model.eval()
-    total = count = 0
+    losses, sizes = [], []
     for x, y in batches:
-        with autocast:
-            _, loss = model(x, y)
-        total = total + loss.double() * len(x)
-        count += len(x)
         if stop:
             break
+        with autocast:
+            losses.append(model(x, y)[1])
+        sizes.append(len(x))
     model.train()
-    return None if stop else (total / count).item()
+    losses = torch.stack(losses).tolist() if losses else []  # waits for the device once
+    sums = [sum(loss * size for loss, size in zip(losses, sizes)), sum(sizes)]
+    total, count = over_processes(torch.tensor(sums, dtype=torch.float64), group).tolist()
+    return total / max(count, 1)
 
 
 def load_optimizer(optimizer, state, path):
@@ -329,7 +372,7 @@ def set_aside(folder):
     os.mkdir(aside)
     for name in files:
         os.replace(os.path.join(folder, name), os.path.join(aside, name))
-    print(f"moved an earlier run to {aside} (--init_from=resume would have gone on with it)")
+    say(f"moved an earlier run to {aside} (--init_from=resume would have gone on with it)")
 
 
 def open_log(path, iter_num):
@@ -352,17 +395,25 @@ def open_log(path, iter_num):
 
 def catch_signals():
     """A list to which a first Ctrl-C or SIGTERM adds its number; a second one ends the process at once."""
-    caught = []
+    caught, first = [], 0.0
 
     def note(number, frame):
-        if caught:
+        nonlocal first
+        if caught and not (WORLD_SIZE > 1 and time.monotonic() < first + 5):  # torchrun passes on what we got already
             os._exit(128 + number)
-        caught.append(number)
-        os.write(2, b"\nfinishing the iteration, then saving (once more: quit at once)\n")
+        if not caught:
+            first = time.monotonic()
+            caught.append(number)
+            os.write(2, b"\nfinishing the iteration, then saving (once more: quit at once)\n" if RANK == 0 else b"")
 
     signal.signal(signal.SIGINT, note)
     signal.signal(signal.SIGTERM, note)
     return caught
+
+
+def agreed(stop, group):
+    """The number of a signal that any process has caught, or 0: all of them must stop after the same iteration."""
+    return int(over_processes(torch.tensor(stop[0] if stop else 0), group, dist.ReduceOp.MAX))
 
 
 def start_wandb(config):
@@ -377,9 +428,10 @@ def start_wandb(config):
 
 
 def say(line):
-    """Print a line above the progress bar, if there is one."""
-    tqdm.write(line)
-    sys.stdout.flush()
+    """Print a line above the progress bar, if there is one. Of several processes only the first one speaks."""
+    if RANK == 0:
+        tqdm.write(line)
+        sys.stdout.flush()
 
 
 def bits_per_byte(loss, counts):
@@ -413,7 +465,7 @@ def check_resumable(checkpoint, config, meta, path):
     for name, value in config.items():
         if name in before and before[name] != value:
             holds = f"{name}={before[name]}, which is the checkpoint's" if name in model_args else f"{name}={value} now"
-            print(f"{name}: {before[name]} so far, {value} asked for: going on with {holds}")
+            say(f"{name}: {before[name]} so far, {value} asked for: going on with {holds}")
 
 
 def check_writable(folder):
@@ -432,9 +484,11 @@ def main():
     config = configure(globals())
     check_options()
     torch_device, torch_dtype, compiled = resolve_device(device, dtype, compile)
+    torch_device, cpu_group = join_processes(torch_device)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     autocast = torch.autocast(torch_device.type, torch_dtype, enabled=torch_dtype != torch.float32)
-    check_writable(out_dir)
+    if RANK == 0:  # which alone writes
+        check_writable(out_dir)
     keep_freed_memory()
 
     # the model: a checkpoint's, or a new one
@@ -446,7 +500,7 @@ def main():
     if newest and init_from != "scratch":
         model, checkpoint = load_model(newest, dropout)
         check_resumable(checkpoint, config, meta, newest)
-        print(f"resuming from {newest} at iteration {checkpoint['iter_num']}")
+        say(f"resuming from {newest} at iteration {checkpoint['iter_num']}")
     else:
         # GPT-2's 50257 ids are rounded up to a multiple of 64, which is faster
         vocab_size = GPTConfig.vocab_size if meta["encoding"] == "gpt2" else meta["vocab_size"]
@@ -473,8 +527,10 @@ def main():
     del checkpoint
     raw_model = model  # the one to save: in a compiled one the parameters have other names
     if compiled:
-        print("compiling the model, which takes a minute")
+        say("compiling the model, which takes a minute")
         model = torch.compile(model)
+    if WORLD_SIZE > 1:
+        model = DistributedDataParallel(model, [torch_device] if torch_device.type == "cuda" else None)
 
     # the data
     T, vocab_size = raw_model.config.block_size, raw_model.config.vocab_size
@@ -489,15 +545,19 @@ def main():
 
     def evaluation_batches(split):
         starts = evaluation_starts(len(data[split]), T, eval_iters * batch_size)
-        for i in range(0, len(starts), batch_size):
+        for i in range(RANK * batch_size, len(starts), WORLD_SIZE * batch_size):
             yield get_batch(data[split], starts[i : i + batch_size], T, vocab_size, torch_device)
+
+    # each process has its share of an iteration's micro-batches, whose numbers count over all of them
+    share = gradient_accumulation_steps // WORLD_SIZE
+    micro_steps = range(RANK * share, (RANK + 1) * share)
 
     # what is written: checkpoints and the log
     tokens_per_iter = gradient_accumulation_steps * batch_size * T
-    wandb_run = start_wandb(config) if wandb_log else None
-    if init_from == "scratch" and not eval_only:
+    wandb_run = start_wandb(config) if wandb_log and RANK == 0 else None
+    if init_from == "scratch" and not eval_only and RANK == 0:
         set_aside(out_dir)
-    log_file = open_log(os.path.join(out_dir, "log.jsonl"), iter_num) if not eval_only else None
+    log_file = open_log(os.path.join(out_dir, "log.jsonl"), iter_num) if not eval_only and RANK == 0 else None
 
     def log(figures):
         figures = {"iter": iter_num, "tokens": iter_num * tokens_per_iter, "seconds": round(seconds, 3), **figures}
@@ -507,6 +567,8 @@ def main():
             wandb_run.log(figures, step=iter_num)
 
     def save(is_best):
+        if RANK != 0:
+            return
         state = {
             "model": raw_model.state_dict(),
             **{key: o.state_dict() for key, o in zip(("optimizer", "muon"), optimizers)},
@@ -521,20 +583,20 @@ def main():
         save_checkpoint(state, is_best)
 
     peak = peak_flops(torch_device)
-    print(f"{raw_model.num_params() / 1e6:.2f}M parameters on {torch_device}, {torch_dtype}, compile={compiled}")
+    say(f"{raw_model.num_params() / 1e6:.2f}M parameters on {torch_device}, {torch_dtype}, compile={compiled}")
     tokens = {split: f"{len(data[split]):,}" for split in data}
-    print(f"tokens: {tokens['train']} to train on, {tokens['val']} to validate, {tokens_per_iter:,} an iteration")
+    say(f"tokens: {tokens['train']} to train on, {tokens['val']} to validate, {tokens_per_iter:,} an iteration")
 
     # the loop
     on_terminal = sys.stdout.isatty() and sys.stderr.isatty()
-    bar = tqdm(total=max_iters, initial=iter_num, unit="it", disable=not on_terminal, dynamic_ncols=True)
-    stop = catch_signals()
+    bar = tqdm(total=max_iters, initial=iter_num, unit="it", disable=not on_terminal or RANK != 0, dynamic_ncols=True)
+    stop, stop_number = catch_signals(), 0
     unreported, busy = [], 0.0  # the iterations since the last report, and the seconds they took
     while True:
         if iter_num % eval_interval == 0 or iter_num >= max_iters or eval_only:
             check_finite(unreported, scaler)
-            losses = {split: evaluate(model, autocast, evaluation_batches(split), stop) for split in data}
-            if stop:
+            losses = {split: evaluate(model, autocast, evaluation_batches(split), stop, cpu_group) for split in data}
+            if stop_number := agreed(stop, cpu_group):
                 break
             check_finite([(iter_num, loss, 0.0) for loss in losses.values()], scaler)
             is_best = losses["val"] < best_val_loss
@@ -553,10 +615,11 @@ def main():
         lr = learning_rate_at(iter_num)
         for group in (group for o in optimizers for group in o.param_groups):
             group["lr"] = lr
-        batches = [partial(training_batch, m) for m in range(gradient_accumulation_steps)]
+        batches = [partial(training_batch, m) for m in micro_steps]
         loss, norm = train_step(model, optimizers, scaler, autocast, batches, grad_clip)
         unreported.append((iter_num, loss, norm))
-        if iter_num % log_interval == 0 or stop:
+        stop_number = agreed(stop, cpu_group)
+        if iter_num % log_interval == 0:
             check_finite(unreported, scaler)  # waits for the device, so that the time is right
         busy += time.perf_counter() - began
         if iter_num % log_interval == 0:
@@ -574,19 +637,21 @@ def main():
             log({"loss": loss.item(), "lr": lr, "grad_norm": norm.item(), "ms": dt * 1000, "tokens_per_s": speed})
         iter_num += 1
         bar.update()
-        if stop:
+        if stop_number:
             break
     bar.close()
 
-    if stop:
+    if stop_number:
         check_finite(unreported, scaler)
         save(is_best=False)
-        print(f"stopped before iteration {iter_num}, and saved: --init_from=resume goes on from there", file=sys.stderr)
-        sys.exit(128 + stop[0])
+        if RANK == 0:
+            saved = f"stopped before iteration {iter_num}, and saved"
+            print(f"{saved}: --init_from=resume goes on from there", file=sys.stderr)
+        sys.exit(128 + stop_number)
     if wandb_run:
         wandb_run.finish()
     if not eval_only:
-        print(f"the model is in {out_dir}; let it write: python sample.py --out_dir={out_dir}")
+        say(f"the model is in {out_dir}; let it write: python sample.py --out_dir={out_dir}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,133 @@
+"""Several processes on CPUs, started by torchrun as the README does it, against one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+TINY = ["--dataset=shared", "--device=cpu", "--n_layer=2", "--n_head=2", "--n_embd=16", "--block_size=8"]
+TINY += ["--batch_size=3", "--gradient_accumulation_steps=4", "--max_iters=20", "--lr_decay_iters=20", "--dropout=0.0"]
+TINY += ["--learning_rate=1e-2", "--warmup_iters=2", "--eval_interval=10", "--log_interval=1"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared(dataset):
+    return dataset("shared")
+
+
+@pytest.fixture
+def torchrun(command, tmp_path):
+    """torchrun(processes, "--key=value", ...) starts train.py in several processes, in a process group of its own."""
+    running = []
+
+    def run(processes, *args, rendezvous=("--standalone",)):
+        train = command("train.py", *TINY, *args)
+        start = [sys.executable, "-m", "torch.distributed.run", *rendezvous, f"--nproc_per_node={processes}"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": tmp_path, "start_new_session": True}
+        running.append(subprocess.Popen(**{**train, "args": start + train["args"][1:]}, **pipes))
+        return running[-1]
+
+    yield run
+    for process in running:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+        process.communicate()
+
+
+def finish(process, status=0):
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == status, errors
+    return out, errors
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def assert_close(one, other, tolerance=1e-5):
+    for name, weight in one["model"].items():
+        torch.testing.assert_close(weight, other["model"][name], atol=tolerance, rtol=0)
+
+
+def lines(out, beginning):
+    return [line.split(",")[0] for line in out.splitlines() if line.startswith(beginning)]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_two_processes_give_the_losses_and_the_weights_of_one(script, torchrun, tmp_path, optimizer):
+    done = script("train.py", *TINY, "--out_dir=one", f"--optimizer={optimizer}")
+    assert done.returncode == 0, done.stderr
+    out, _ = finish(torchrun(2, "--out_dir=two", f"--optimizer={optimizer}"))
+    tolerance = 1e-5 if optimizer == "adamw" else 1e-3  # Muon computes in bfloat16, where a last digit shows
+    assert_close(load(tmp_path / "one/last.pt"), load(tmp_path / "two/last.pt"), tolerance)
+    one, two = (
+        [json.loads(line) for line in (tmp_path / folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+        for folder in ("one", "two")
+    )
+    assert len(one) == len(two) == 20 + 3
+    for figures, others in zip(one, two):
+        for name in figures.keys() - {"seconds", "ms", "tokens_per_s"}:
+            assert figures[name] == pytest.approx(others[name], rel=10 * tolerance, abs=tolerance)
+    for beginning, count in {"iter": 20, "step": 3}.items():
+        assert len(lines(out, beginning)) == len(lines(done.stdout, beginning)) == count
+
+
+def test_a_run_of_two_processes_is_resumed_by_one_and_the_reverse(script, torchrun, tmp_path):
+    assert script("train.py", *TINY, "--out_dir=whole").returncode == 0
+    finish(torchrun(2, "--max_iters=7", "--out_dir=out"))
+    assert script("train.py", *TINY, "--max_iters=13", "--out_dir=out", "--init_from=resume").returncode == 0
+    finish(torchrun(2, "--out_dir=out", "--init_from=resume"))
+    assert load(tmp_path / "out/last.pt")["iter_num"] == 20
+    assert_close(load(tmp_path / "out/last.pt"), load(tmp_path / "whole/last.pt"))
+
+
+def test_micro_batches_that_cannot_be_shared_are_an_error_shown_once_that_names_counts_that_would_do(torchrun):
+    _, errors = finish(torchrun(3, "--gradient_accumulation_steps=40"), status=1)
+    mistakes = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(mistakes) == 1 and "39 or 42 would do" in mistakes[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_torchrun_saves_and_leaves_no_process_behind(torchrun, tmp_path, number):
+    process = torchrun(2, "--max_iters=100000", "--out_dir=out")
+    for line in process.stdout:
+        if line.startswith("iter 15"):
+            break
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert errors.count("--init_from=resume goes on from there") == 1
+    assert load(tmp_path / "out/last.pt")["iter_num"] > 15
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
+def test_a_process_that_dies_takes_the_others_down_within_a_minute(torchrun):
+    process = torchrun(2, "--max_iters=100000")
+    for line in process.stdout:
+        if line.startswith("iter 3:"):
+            break
+    table = subprocess.run(["ps", "-A", "-o", "ppid=,pid="], capture_output=True, text=True).stdout.splitlines()
+    children = [int(pid) for parent, pid in map(str.split, table) if int(parent) == process.pid]
+    began = time.monotonic()
+    os.kill(children[-1], signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode != 0 and time.monotonic() - began < 60
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
+def test_two_machines_train_together(script, torchrun, tmp_path):
+    address = ["--nnodes=2", "--master_addr=127.0.0.1", "--master_port=29511"]
+    nodes = [torchrun(1, "--out_dir=two", rendezvous=[*address, f"--node_rank={rank}"]) for rank in (0, 1)]
+    out, _ = finish(nodes[0])
+    other, _ = finish(nodes[1])
+    assert len(lines(out, "iter")) == 20 and not lines(other, "iter")
+    assert script("train.py", *TINY, "--out_dir=one").returncode == 0
+    assert_close(load(tmp_path / "one/last.pt"), load(tmp_path / "two/last.pt"))
