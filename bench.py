@@ -160,7 +160,7 @@ def main():
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     keep_freed_memory()
     torch.manual_seed(seed)
-    models = {"ours": GPT(GPTConfig(T, GPTConfig.vocab_size, n_layer, n_head, n_embd, bias=False)).to(torch_device)}
+    models = {"ours": GPT(GPTConfig(T, GPTConfig.vocab_size, n_layer, n_head, n_embd)).to(torch_device)}
     gpt = models["ours"]
     peak = peak_flops(torch_device) or (measured_peak(torch_dtype) if torch_device.type == "cpu" else None)
     print(f"{model}: {gpt.num_params() / 1e6:.1f}M parameters; {torch_dtype}, compile={compiled}")
