@@ -46,10 +46,10 @@ class Linear(nn.Linear):
 
     def forward(self, x):
         rows = x.shape[:-1].numel()
-        if torch.is_grad_enabled() or x.device.type != "cpu" or not 1 < rows <= 32:
+        if torch.is_grad_enabled() or x.device.type != "cpu" or not 5 < rows <= 32:
             return super().forward(x)
         # for the samples of a batch, a token each, MKL takes twice as long for x @ weight.T as for weight @ x.T
-        y = (self.weight @ x.reshape(rows, -1).T).T.reshape(*x.shape[:-1], -1)
+        y = (self.weight @ x.reshape(rows, -1).T).T.contiguous().view(*x.shape[:-1], -1)
         return y if self.bias is None else y + self.bias
 
 
@@ -71,9 +71,8 @@ class CausalSelfAttention(nn.Module):
             kv_cache[1, :, :, start : start + T] = v
             k, v = kv_cache[:, :, :, : start + T]
         # with a cache T is 1, which sees all that came before, or the whole of a prompt, of which start is 0
-        y = F.scaled_dot_product_attention(
-            q, k, v, is_causal=T > 1, dropout_p=self.dropout if self.training else 0.0
-        )  # (B, nh, T, hs)
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, dropout_p=dropout)  # (B, nh, T, hs)
         return self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(B, T, C)))
 
 
@@ -264,16 +263,20 @@ def draw(logits, temperature, top_k, top_p):
     """One token id for each row of logits, (B, V) to (B, 1); the options are those of GPT.stream."""
     if temperature == 0:
         return logits.argmax(dim=-1, keepdim=True)
-    # the largest first becomes 0, so that even a tiny temperature overflows to nothing worse than -inf
-    logits = (logits.float() - logits.float().amax(dim=-1, keepdim=True)) / temperature
     if top_k is None and top_p is None:
-        return torch.multinomial(F.softmax(logits, dim=-1), num_samples=1)
+        return torch.multinomial(F.softmax(scaled(logits, temperature), dim=-1), num_samples=1)
     logits, ids = logits.topk(min(top_k or logits.shape[-1], logits.shape[-1]))  # sorted, the likeliest first
-    probs = F.softmax(logits, dim=-1)
+    probs = F.softmax(scaled(logits, temperature), dim=-1)
     if top_p is not None:
         before = probs.cumsum(dim=-1) - probs  # the probability of all likelier tokens; 0 for the first, which stays
         probs = probs.masked_fill(before >= top_p, 0)
     return ids.gather(-1, torch.multinomial(probs, num_samples=1))
+
+
+def scaled(logits, temperature):
+    """Logits by temperature; the largest becomes 0 first, so that a tiny one overflows to nothing worse than -inf."""
+    logits = logits.float()
+    return (logits - logits.amax(dim=-1, keepdim=True)) / temperature
 
 
 # -----------------------------------------------------------------------------
@@ -292,8 +295,9 @@ def linear_cross_entropy(x, weight, targets):
 class LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, targets, with_gradients):
-        # on a CPU a chunk should stay in the cache, on a GPU it should keep the GPU busy
-        rows = 64 if x.device.type == "cpu" else 4096
+        # on a CPU a chunk of the logits is half as large as the weight, which is read anew for each; on a GPU it should
+        # keep the GPU busy
+        rows = max(weight.shape[1] // 2, 32) if x.device.type == "cpu" else 4096
         keep = (targets >= 0).unsqueeze(1)  # (N, 1)
         count = keep.sum().clamp(min=1)
         dx, dweight = torch.empty_like(x) if with_gradients else None, None

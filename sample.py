@@ -33,7 +33,7 @@ stop_at_end = False  # end a sample where the model writes <|endoftext|>
 seed = 1337  # of the draws
 device = "auto"  # auto, cpu, cuda, cuda:1, mps
 dtype = "auto"  # of the weights: auto, float32, bfloat16, float16
-compile: str | bool = False  # torch.compile the model: auto, True, False
+compile: str | bool = False  # False or auto: sampling is not compiled
 # -----------------------------------------------------------------------------
 
 
@@ -54,15 +54,15 @@ def main():
     configure(globals())
     check_options()
     sys.stdout.reconfigure(encoding="utf-8", errors="replace")
-    torch_device, torch_dtype, compiled = resolve_device(device, dtype, compile)
+    torch_device, torch_dtype, _ = resolve_device(device, dtype, compile)
+    if str(compile).lower() in ("true", "1"):  # each new length would be compiled anew, for minutes
+        raise UserError(f"--compile={compile}: sampling with a key/value cache is not compiled; try --compile=False")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     keep_freed_memory()
     torch.manual_seed(seed)
 
     model, checkpoint = load_model(os.path.join(out_dir, "ckpt.pt"))
     model.eval().to(torch_device, torch_dtype)
-    if compiled:
-        model.features = torch.compile(model.features)
     # nanoGPT's checkpoints do not bring the encoding along: the data folder knows
     folder = os.path.join(HERE, "data", str(checkpoint.get("config", {}).get("dataset")))
     tokenizer = make_tokenizer(checkpoint.get("meta") or read_meta(folder))

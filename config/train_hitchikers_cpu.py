@@ -1,7 +1,10 @@
 """
 The laptop size: trains on any CPU in minutes.
 
-Tried here, on the novel, with the best validation loss after so many iterations: @TRIED@
+Validation loss on the novel, by optimizer and learning rate (that of AdamW's part behind the stroke, where it differs):
+
+    Muon 5e-3          4.298 after 800 iterations     Muon 1e-2 / 3e-3   4.279     Muon 1e-2   4.307
+    AdamW 1e-3         4.477 after 800 of 2000, in nanoGPT's schedule
 """
 
 out_dir = "out-hitchikers"
@@ -22,8 +25,8 @@ dropout = 0.0
 
 optimizer = "muon"
 learning_rate = 5e-3
-max_iters = 1000
-lr_decay_iters = 1000
+max_iters = 800
+lr_decay_iters = 800
 min_lr = 5e-4
 beta2 = 0.99  # a longer memory, since an iteration has few tokens
 warmup_iters = 100
