@@ -330,7 +330,7 @@ def test_every_token_of_a_small_split_is_evaluated_whatever_its_length(train, da
     _, ids = dataset(f"length{length}", "abcd" * 5, "".join(map(chr, range(48, 48 + length))))
     seen = set()
 
-    def evaluate(model, autocast, batches, stop=()):
+    def evaluate(model, autocast, batches, stop=(), group=None):
         seen.clear()  # of the training split, which comes first
         seen.update(*(y.flatten().tolist() for _, y in batches))
         return 1.0
@@ -343,7 +343,7 @@ def test_a_large_split_is_evaluated_on_windows_spread_over_it(train, dataset):
     _, ids = dataset("large", "abcd" * 5, "".join(map(chr, range(48, 48 + 500))))
     begins = []
 
-    def evaluate(model, autocast, batches, stop=()):
+    def evaluate(model, autocast, batches, stop=(), group=None):
         begins[:] = [x[0].item() for xs, _ in batches for x in xs]
         return 1.0
 
