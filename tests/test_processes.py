@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -124,7 +125,9 @@ def test_a_process_that_dies_takes_the_others_down_within_a_minute(torchrun):
 
 
 def test_two_machines_train_together(script, torchrun, tmp_path):
-    address = ["--nnodes=2", "--master_addr=127.0.0.1", "--master_port=29511"]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address = ["--nnodes=2", "--master_addr=127.0.0.1", f"--master_port={port}"]
     nodes = [torchrun(1, "--out_dir=two", rendezvous=[*address, f"--node_rank={rank}"]) for rank in (0, 1)]
     out, _ = finish(nodes[0])
     other, _ = finish(nodes[1])
