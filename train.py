@@ -461,9 +461,9 @@ def check_resumable(checkpoint, config, meta, path):
         raise UserError(f"{path!r} was trained with --optimizer={trained}, and cannot go on with {config['optimizer']}")
     if block_size < model_args["block_size"]:
         raise UserError(f"--block_size={block_size} is less than the {model_args['block_size']} of {path!r}")
-    before = {**checkpoint.get("config", {}), **model_args, "dropout": dropout, "init_from": init_from}
+    before = {**checkpoint.get("config", {}), **model_args}
     for name, value in config.items():
-        if name in before and before[name] != value:
+        if name in before and before[name] != value and name not in ("init_from", "out_dir", "eval_only", "dropout"):
             holds = f"{name}={before[name]}, which is the checkpoint's" if name in model_args else f"{name}={value} now"
             say(f"{name}: {before[name]} so far, {value} asked for: going on with {holds}")
 
