@@ -229,7 +229,11 @@ def join_processes(torch_device):
         torch_device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(torch_device)
     by_device = "nccl" if torch_device.type == "cuda" else "gloo"
-    dist.init_process_group(by_device if backend == "auto" else backend)
+    # a restart by torchrun must not read the addresses that the processes before it left in the store
+    store, rank, world_size = next(dist.rendezvous("env://"))
+    store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    chosen = by_device if backend == "auto" else backend
+    dist.init_process_group(chosen, store=store, rank=rank, world_size=world_size)
     atexit.register(dist.destroy_process_group)
     return torch_device, dist.new_group(backend="gloo")
 

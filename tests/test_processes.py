@@ -109,15 +109,32 @@ def test_a_signal_to_torchrun_saves_and_leaves_no_process_behind(torchrun, tmp_p
         os.killpg(process.pid, 0)
 
 
+def kill_one(torchrun):
+    table = subprocess.run(["ps", "-A", "-o", "ppid=,pid="], capture_output=True, text=True).stdout.splitlines()
+    children = [int(pid) for parent, pid in map(str.split, table) if int(parent) == torchrun.pid]
+    os.kill(children[-1], signal.SIGKILL)
+
+
+def test_torchrun_restarts_a_run_whose_process_died_and_the_result_is_the_same(torchrun, tmp_path):
+    longer = ("--max_iters=400", "--init_from=auto", "--min_lr=1e-5")
+    process = torchrun(2, "--out_dir=two", *longer, rendezvous=["--standalone", "--max_restarts=1"])
+    for line in process.stdout:
+        if line.startswith("iter 25:"):
+            break
+    kill_one(process)
+    out, _ = finish(process)
+    assert "resuming from two/last.pt" in out
+    finish(torchrun(2, "--out_dir=whole", *longer))
+    assert_close(load(tmp_path / "whole/last.pt"), load(tmp_path / "two/last.pt"), tolerance=0)
+
+
 def test_a_process_that_dies_takes_the_others_down_within_a_minute(torchrun):
     process = torchrun(2, "--max_iters=100000")
     for line in process.stdout:
         if line.startswith("iter 3:"):
             break
-    table = subprocess.run(["ps", "-A", "-o", "ppid=,pid="], capture_output=True, text=True).stdout.splitlines()
-    children = [int(pid) for parent, pid in map(str.split, table) if int(parent) == process.pid]
     began = time.monotonic()
-    os.kill(children[-1], signal.SIGKILL)
+    kill_one(process)
     process.communicate(timeout=60)
     assert process.returncode != 0 and time.monotonic() - began < 60
     with pytest.raises(ProcessLookupError):
