@@ -39,9 +39,7 @@ def run(main):
         main()
     except UserError as mistake:
         if int(os.environ.get("LOCAL_RANK", 0)) > 0:
-            time.sleep(
-                3
-            )  # a mistake that all processes find is shown by the first, whose end ends the others meanwhile
+            time.sleep(3)  # the first process may be showing the same mistake, and its end then ends this one
         print(f"error: {mistake}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
