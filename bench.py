@@ -22,7 +22,7 @@ import torch
 from torch.nn import functional as F
 
 from model import GPT, GPT2_VOCAB, GPTConfig
-from train import peak_flops, train_step
+from train import measured_flops, peak_flops, train_step
 
 # -----------------------------------------------------------------------------
 model = "gpt2"  # laptop, baby, gpt2, gpt2-medium, gpt2-large or gpt2-xl
@@ -101,13 +101,6 @@ def in_turn(calls, times, torch_device):
     return seconds
 
 
-def measured_peak(torch_dtype):
-    """What this CPU does in a second, in floating point operations: the best of a few large matrix products."""
-    n = 2048
-    a, b = torch.randn(2, n, n).to(torch_dtype)
-    return 2 * n**3 / min(in_turn({"product": lambda: a @ b}, 10, a.device)["product"])
-
-
 def peak_memory(torch_device):
     """The most bytes in use so far: on a CUDA GPU, or else by the whole process; None where this is not known."""
     if torch_device.type == "cuda":
@@ -162,7 +155,9 @@ def main():
     torch.manual_seed(seed)
     models = {"ours": GPT(GPTConfig(T, GPTConfig.vocab_size, n_layer, n_head, n_embd)).to(torch_device)}
     gpt = models["ours"]
-    peak = peak_flops(torch_device) or (measured_peak(torch_dtype) if torch_device.type == "cpu" else None)
+    peak = peak_flops(torch_device) or (
+        measured_flops(torch_device, torch_dtype) if torch_device.type == "cpu" else None
+    )
     print(f"{model}: {gpt.num_params() / 1e6:.1f}M parameters; {torch_dtype}, compile={compiled}")
     print(device_name(torch_device) + (f", peak {peak / 1e9:,.0f} GFLOP/s" if peak else ""))
     figures = {"model": model, "batch_size": B, "block_size": T, "device": device_name(torch_device)}

@@ -32,7 +32,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from model import GPT, GPTConfig
-from tokenizer import check_meta, read_meta
+from tokenizer import check_meta, make_tokenizer, read_meta
 
 # -----------------------------------------------------------------------------
 # what to write, and when
@@ -42,7 +42,8 @@ log_interval = 1  # report every so many iterations
 eval_iters = 200  # evaluate on at most so many batches of each split
 eval_only = False  # evaluate once and stop
 always_save_checkpoint = True  # ckpt.pt is the newest model at each evaluation; False: the best so far
-init_from = "scratch"  # scratch, resume, or auto: resume if there is something to resume, else scratch
+sample_tokens = 40  # have the model write so many tokens at each evaluation; 0: none
+init_from = "scratch"  # scratch, resume, auto (resume, else scratch), gpt2, gpt2-medium, -large, -xl, or a folder
 # wandb
 wandb_log = False  # log to Weights & Biases too
 wandb_project = "owt"  # its project
@@ -77,6 +78,7 @@ device = "auto"  # auto, cpu, cuda, cuda:1, mps
 dtype = "auto"  # auto, float32, bfloat16, float16
 compile: str | bool = "auto"  # torch.compile the model: auto, True, False
 backend = "auto"  # how the processes that torchrun starts talk: auto, nccl (GPUs), gloo
+zero = False  # share the optimizer's state out among the processes: less memory in each, the same result
 # -----------------------------------------------------------------------------
 
 RANK, WORLD_SIZE = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # set by torchrun
@@ -89,7 +91,7 @@ def check_options():
     for name in counts:
         if globals()[name] < 1:
             raise UserError(f"--{name}={globals()[name]} should be at least 1")
-    for name in (*amounts, "seed"):
+    for name in (*amounts, "seed", "sample_tokens"):
         if globals()[name] < 0:
             raise UserError(f"--{name}={globals()[name]} should be at least 0")
     for name in ("beta1", "beta2"):
@@ -105,8 +107,6 @@ def check_options():
             f"{WORLD_SIZE} processes cannot share --gradient_accumulation_steps={gradient_accumulation_steps} evenly: "
             f"{f'{less} or ' if less else ''}{less + WORLD_SIZE} would do"
         )
-    if init_from not in ("scratch", "resume", "auto"):
-        raise UserError(f"--init_from={init_from} is unknown: it may be scratch, resume or auto")
 
 
 # -----------------------------------------------------------------------------
@@ -256,6 +256,16 @@ def evaluate(model, autocast, batches, stop=(), group=None):
     return total / max(count, 1)
 
 
+def shared_out(optimizer):
+    """
+    The same optimizer, of which each process keeps the state of its share of the parameters only, and sends these to
+    the others after a step (ZeRO, Rajbhandari et al., 2020, stage 1). Its state_dict is that of the whole.
+    """
+    from torch.distributed.optim import ZeroRedundancyOptimizer  # here, since it takes a second
+
+    return ZeroRedundancyOptimizer(optimizer.param_groups, type(optimizer), lr=learning_rate)
+
+
 def load_optimizer(optimizer, state, path):
     """Take over an optimizer's saved moments; its settings stay those of the options."""
     try:
@@ -288,6 +298,36 @@ def peak_flops(device):
         return None
     name = torch.cuda.get_device_name(device)
     return next((peak for key, peak in PEAK_FLOPS.items() if key in name), None)
+
+
+def measured_flops(device, dtype):
+    """What the device does in a second, in floating point operations: the best of a few large matrix products."""
+    n = 2048 if device.type == "cpu" else 8192
+    a, b = torch.randn(2, n, n, device=device).to(dtype)
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        (a @ b)[0, 0].item()  # waits for the device
+        seconds.append(time.perf_counter() - began)
+    return 2 * n**3 / min(seconds)
+
+
+def advise(model, iterations, tokens, tokens_per_iter, device, dtype):
+    """Say in the first seconds where a run will take hours, or its model will learn the text by heart."""
+    flops = iterations * tokens_per_iter * model.flops_per_token() / WORLD_SIZE
+    # training reaches half the speed of matrix products; less than 1e14 takes no hours anywhere
+    hours = flops / (measured_flops(device, dtype) / 2) / 3600 if flops > 1e14 else 0
+    if hours > 3:
+        instead = "config/train_hitchikers_cpu.py is for a CPU" if device.type == "cpu" else "more GPUs would share it"
+        say(f"this will take some {hours:,.0f} hours on {device}: {instead}; Ctrl-C stops and saves")
+    parameters = sum(p.numel() for p in model.transformer.h.parameters())
+    if parameters > 20 * tokens:
+        passes = iterations * tokens_per_iter / tokens
+        say(
+            f"{tokens:,} tokens are little for {parameters / 1e6:.1f}M parameters in the blocks, which read them "
+            f"{passes:,.0f} times: expect the best validation loss early, and try more text, a smaller --n_layer and "
+            "--n_embd, a higher --dropout"
+        )
 
 
 # -----------------------------------------------------------------------------
@@ -330,6 +370,7 @@ CHECKPOINT = {  # what a checkpoint holds: nanoGPT's keys, and our own
     "muon": dict,
     "meta": dict,  # the tokenizer's, so that sampling needs no data folder
     "scaler": dict,
+    "wandb": str,  # the run's id there, to go on with
     "seconds": float,  # of training so far
 }
 
@@ -362,6 +403,37 @@ def load_model(path, dropout=0.0):
         return GPT.from_checkpoint(checkpoint, dropout), checkpoint
     except ValueError as failure:
         raise UserError(f"the checkpoint {path!r} {first_line(failure)}") from None
+
+
+def resumable():
+    """The path of the newest checkpoint in out_dir, or None."""
+    paths = (os.path.join(out_dir, name) for name in ("last.pt", "ckpt.pt"))
+    return next((path for path in paths if os.path.exists(path)), None)
+
+
+def resumed_model(path):
+    """load_model for a resume: where only last.pt is damaged, the error says how to go on."""
+    try:
+        return load_model(path, dropout)
+    except UserError as mistake:
+        best = os.path.join(out_dir, "ckpt.pt")
+        if path == best or not os.path.exists(best):
+            raise
+        raise UserError(f"{mistake}; to go on from {best!r} instead, move {path!r} out of the way") from None
+
+
+def starting_model(meta):
+    """A new model of the options' sizes, or the pretrained one that init_from names."""
+    try:
+        if init_from in ("scratch", "auto"):
+            # GPT-2's 50257 ids are rounded up to a multiple of 64, which is faster
+            vocab_size = GPTConfig.vocab_size if meta["encoding"] == "gpt2" else meta["vocab_size"]
+            return GPT(GPTConfig(block_size, vocab_size, n_layer, n_head, n_embd, dropout, bias))
+        if meta["encoding"] != "gpt2":
+            raise UserError(f"--init_from={init_from} reads GPT-2's tokens, and --dataset={dataset} has characters")
+        return GPT.from_pretrained(init_from, block_size, dropout)
+    except (ValueError, OSError) as failure:
+        raise UserError(failure) from None
 
 
 def set_aside(folder):
@@ -420,15 +492,38 @@ def agreed(stop, group):
     return int(over_processes(torch.tensor(stop[0] if stop else 0), group, dist.ReduceOp.MAX))
 
 
-def start_wandb(config):
+def start_wandb(config, run_id):
     import wandb
 
     try:
-        return wandb.init(project=wandb_project, name=wandb_run_name, config=config, dir=out_dir)
+        return wandb.init(
+            project=wandb_project, name=wandb_run_name, config=config, dir=out_dir, id=run_id, resume="allow"
+        )
     except Exception as failure:  # wandb's own, of many kinds
         raise UserError(
             f"wandb does not start ({first_line(failure)}): 'wandb login', WANDB_MODE=offline, or --wandb_log=False"
         ) from None
+
+
+def log_to_wandb(wandb_run, figures, samples):
+    """Log the figures of an iteration, and the samples so far as a table."""
+    if "sample" in figures:
+        import wandb
+
+        samples.append([figures["iter"], figures["sample"]])
+        figures = {**figures, "sample": wandb.Table(["iter", "sample"], samples)}
+    wandb_run.log(figures, step=figures["iter"])
+
+
+def write_sample(model, tokenizer, ids, max_new_tokens):
+    """What the model writes after the token ids (T,), in one line; the same dice each time, to compare by."""
+    torch.manual_seed(seed)
+    model.eval()
+    ids = torch.from_numpy(ids.astype(np.int64))[None].to(model.lm_head.weight.device)
+    written = model.generate(ids, max_new_tokens, top_k=200, vocab_size=tokenizer.vocab_size)[0].tolist()
+    model.train()
+    text = tokenizer.decode_bytes(written).decode("utf-8", errors="replace")
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def say(line):
@@ -497,22 +592,17 @@ def main():
 
     # the model: a checkpoint's, or a new one
     meta = read_meta(os.path.join(HERE, "data", dataset))
-    newest = next((p for p in (f"{out_dir}/last.pt", f"{out_dir}/ckpt.pt") if os.path.exists(p)), None)
+    tokenizer = make_tokenizer(meta) if sample_tokens and RANK == 0 else None
+    newest = resumable() if init_from in ("resume", "auto") else None
     if init_from == "resume" and not newest:
         raise UserError(f"--init_from=resume: there is no last.pt or ckpt.pt in {out_dir!r}; try --init_from=scratch")
     torch.manual_seed(seed)
-    if newest and init_from != "scratch":
-        model, checkpoint = load_model(newest, dropout)
+    if newest:
+        model, checkpoint = resumed_model(newest)
         check_resumable(checkpoint, config, meta, newest)
         say(f"resuming from {newest} at iteration {checkpoint['iter_num']}")
     else:
-        # GPT-2's 50257 ids are rounded up to a multiple of 64, which is faster
-        vocab_size = GPTConfig.vocab_size if meta["encoding"] == "gpt2" else meta["vocab_size"]
-        try:
-            model = GPT(GPTConfig(block_size, vocab_size, n_layer, n_head, n_embd, dropout, bias))
-        except ValueError as failure:
-            raise UserError(failure) from None
-        checkpoint = {"iter_num": 0, "best_val_loss": math.inf}
+        model, checkpoint = starting_model(meta), {"iter_num": 0, "best_val_loss": math.inf}
     model.to(torch_device)
     model_args = vars(model.config)
     config.update({k: v for k, v in model_args.items() if k in config})
@@ -521,20 +611,23 @@ def main():
     scaler = torch.amp.GradScaler(torch_device.type, enabled=torch_dtype == torch.float16)
     betas = (beta1, beta2)
     optimizers = model.configure_optimizers(weight_decay, learning_rate, betas, torch_device.type, optimizer)
+    if zero and WORLD_SIZE > 1:
+        optimizers = [shared_out(o) for o in optimizers]
     if "optimizer" in checkpoint:
         for key, o in zip(("optimizer", "muon"), optimizers):
             load_optimizer(o, checkpoint.get(key, {}), newest)
         if scaler.is_enabled() and checkpoint.get("scaler"):
             scaler.load_state_dict(checkpoint["scaler"])
     iter_num, best_val_loss = checkpoint["iter_num"], float(checkpoint["best_val_loss"])
-    seconds = checkpoint.get("seconds", 0.0)  # of training so far
+    seconds, wandb_id = checkpoint.get("seconds", 0.0), checkpoint.get("wandb")
     del checkpoint
     raw_model = model  # the one to save: in a compiled one the parameters have other names
     if compiled:
         say("compiling the model, which takes a minute")
         model = torch.compile(model)
     if WORLD_SIZE > 1:
-        model = DistributedDataParallel(model, [torch_device] if torch_device.type == "cuda" else None)
+        devices = [torch_device] if torch_device.type == "cuda" else None
+        model = DistributedDataParallel(model, devices, gradient_as_bucket_view=True)  # saves a copy of the gradients
 
     # the data
     T, vocab_size = raw_model.config.block_size, raw_model.config.vocab_size
@@ -558,19 +651,29 @@ def main():
 
     # what is written: checkpoints and the log
     tokens_per_iter = gradient_accumulation_steps * batch_size * T
-    wandb_run = start_wandb(config) if wandb_log and RANK == 0 else None
-    if init_from == "scratch" and not eval_only and RANK == 0:
+    wandb_run = start_wandb(config, wandb_id) if wandb_log and RANK == 0 else None
+    if not newest and not eval_only and RANK == 0:
         set_aside(out_dir)
     log_file = open_log(os.path.join(out_dir, "log.jsonl"), iter_num) if not eval_only and RANK == 0 else None
 
+    samples = []  # rows of wandb's table
+
     def log(figures):
-        figures = {"iter": iter_num, "tokens": iter_num * tokens_per_iter, "seconds": round(seconds, 3), **figures}
+        figures = {
+            "iter": iter_num,
+            "tokens": iter_num * tokens_per_iter,
+            "seconds": round(seconds + busy, 3),
+            **figures,
+        }
         if log_file:
             log_file.write(json.dumps(figures) + "\n")
         if wandb_run:
-            wandb_run.log(figures, step=iter_num)
+            log_to_wandb(wandb_run, figures, samples)
 
     def save(is_best):
+        if zero and WORLD_SIZE > 1:
+            for o in optimizers:
+                o.consolidate_state_dict()  # to the first process, which needs them all
         if RANK != 0:
             return
         state = {
@@ -583,6 +686,7 @@ def main():
             "meta": meta,
             "scaler": scaler.state_dict(),
             "seconds": seconds + busy,
+            **({"wandb": wandb_run.id} if wandb_run else {}),
         }
         save_checkpoint(state, is_best)
 
@@ -590,6 +694,8 @@ def main():
     say(f"{raw_model.num_params() / 1e6:.2f}M parameters on {torch_device}, {torch_dtype}, compile={compiled}")
     tokens = {split: f"{len(data[split]):,}" for split in data}
     say(f"tokens: {tokens['train']} to train on, {tokens['val']} to validate, {tokens_per_iter:,} an iteration")
+    if not eval_only:
+        advise(raw_model, max_iters - iter_num, len(data["train"]), tokens_per_iter, torch_device, torch_dtype)
 
     # the loop
     on_terminal = sys.stdout.isatty() and sys.stderr.isatty()
@@ -609,7 +715,11 @@ def main():
             in_bits = f", {bits['val']:.4f} bits a byte" if bits["val"] else ""
             best = " (the best so far)" if is_best else ""
             say(f"step {iter_num}: train loss {losses['train']:.4f}, val loss {losses['val']:.4f}{in_bits}{best}")
-            log({f"{s}/loss": losses[s] for s in data} | {f"{s}/bits_per_byte": bits[s] for s in data if bits[s]})
+            figures = {f"{s}/loss": losses[s] for s in data} | {f"{s}/bits_per_byte": bits[s] for s in data if bits[s]}
+            if tokenizer and iter_num:  # a new model's would be noise
+                figures["sample"] = write_sample(raw_model, tokenizer, data["val"][:1], sample_tokens)
+                say(f"it writes: {figures['sample']}")
+            log(figures)
             if not eval_only:
                 save(is_best or always_save_checkpoint)
         if iter_num >= max_iters or eval_only:
@@ -638,7 +748,8 @@ def main():
                     f"iter {iter_num}: loss {loss:.4f}, time {dt * 1000:.2f}ms, mfu {mfu * 100:.2f}%, lr {lr:.2e}, "
                     f"norm {norm:.2f}, {speed:,.0f} tok/s, {bar.format_interval(dt * (max_iters - iter_num - 1))} left"
                 )
-            log({"loss": loss.item(), "lr": lr, "grad_norm": norm.item(), "ms": dt * 1000, "tokens_per_s": speed})
+            figures = {"loss": loss.item(), "lr": lr, "grad_norm": norm.item(), "ms": dt * 1000, "tokens_per_s": speed}
+            log(figures | ({"mfu": mfu} if peak else {}))
         iter_num += 1
         bar.update()
         if stop_number:
