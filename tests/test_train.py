@@ -7,6 +7,7 @@ import pickle
 import random
 import re
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -606,12 +607,85 @@ def test_half_precision_trains_on_a_cpu(train, dtype):
     assert {weight.dtype for weight in load("half/last.pt")["model"].values()} == {torch.float32}
 
 
-def test_wandb_writes_a_run_into_out_dir(script, tiny, tmp_path, monkeypatch):
+def wandb_records(path):
+    """The records in a .wandb file: LevelDB's log format (blocks of 32 KB, a record in parts) after 7 bytes."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, whole = path.read_bytes(), 7, b""
+    while at < len(data):
+        if (room := 2**15 - at % 2**15) < 7:
+            at += room
+            continue
+        size, kind = struct.unpack_from("<HB", data, at + 4)
+        whole, at = whole + data[at + 7 : at + 7 + size], at + 7 + size
+        if kind in (1, 4):  # the whole of a record, or its last part
+            yield Record.FromString(whole)
+            whole = b""
+
+
+def test_wandb_gets_the_figures_the_options_and_the_samples_and_a_resumed_run_is_the_same_run(
+    script, tiny, tmp_path, monkeypatch
+):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    done = script("train.py", *TINY, "--wandb_log=True", "--wandb_project=test")
-    assert done.returncode == 0, done.stderr
-    assert list(tmp_path.glob("out/wandb/offline-run-*/*.wandb"))
+    for more in (["--max_iters=5"], ["--init_from=resume"]):
+        done = script("train.py", *TINY, "--log_interval=1", "--wandb_log=True", "--wandb_project=test", *more)
+        assert done.returncode == 0, done.stderr
+    files = sorted(tmp_path.glob("out/wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime)
+    runs, figures, options = [], {}, {}
+    for record in (r for path in files for r in wandb_records(path)):
+        if record.HasField("run"):
+            runs.append((record.run.run_id, record.run.project))
+            options |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+        if record.HasField("history"):
+            line = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+            figures.setdefault(line["iter"], {}).update(line)
+    assert len(runs) == 2 and len(set(runs)) == 1 and runs[0][1] == "test"
+    assert options["n_embd"] == 16 and options["max_iters"] == 6
+    written = {}
+    for line in (tmp_path / "out/log.jsonl").read_text(encoding="utf-8").splitlines():
+        written.setdefault(json.loads(line)["iter"], {}).update(json.loads(line))
+    assert figures.keys() == written.keys() == set(range(7))
+    for iteration, line in written.items():
+        for name in line.keys() - {"sample", "seconds", "ms", "tokens_per_s"}:
+            assert figures[iteration][name] == pytest.approx(line[name])
+    assert {"loss", "lr", "grad_norm", "tokens_per_s"} <= figures[1].keys() and "val/loss" in figures[4]
+    tables = [json.loads(path.read_text(encoding="utf-8")) for path in tmp_path.glob("out/wandb/*/files/media/table/*")]
+    rows = {iteration: text for table in tables for iteration, text in table["data"]}
+    assert (
+        rows.items() >= {iteration: line["sample"] for iteration, line in written.items() if "sample" in line}.items()
+    )
+
+
+def test_each_evaluation_shows_what_the_model_writes_and_zero_sample_tokens_nothing(train):
+    def samples(*args):
+        return re.findall("^it writes: (.*)$", train("--eval_interval=2", "--log_interval=1", *args).stdout, re.M)
+
+    shown = samples("--sample_tokens=30")
+    assert len(shown) == 3  # after 2, 4 and 6 iterations; before the first one it would be noise
+    assert all(0 < len(text) <= 31 for text in shown)
+    assert shown == [line["sample"] for line in log() if "sample" in line] == samples("--sample_tokens=30")
+    assert samples("--sample_tokens=0") == []
+
+
+def test_samples_change_nothing_of_the_training(train):
+    for tokens in (0, 20):
+        train(f"--sample_tokens={tokens}", f"--out_dir=out-{tokens}", "--dropout=0.2", "--eval_interval=1")
+    one, other = load("out-0/last.pt")["model"], load("out-20/last.pt")["model"]
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_run_that_will_take_hours_says_so_before_the_first_evaluation_and_names_a_config_that_does_not(train):
+    out = train("--max_iters=10000000", "--eval_iters=1", evaluate=lambda *args: sys.exit(0)).stdout
+    assert "config/train_hitchikers_cpu.py" not in out
+    huge = ["--max_iters=1000000000", "--gradient_accumulation_steps=1000"]
+    out = train(*huge, evaluate=lambda *args: sys.exit(0)).stdout
+    assert re.search(r"will take some [\d,]+ hours on cpu: config/train_hitchikers_cpu.py", out)
+
+
+def test_a_model_far_too_large_for_its_text_is_told_what_to_try(train):
+    assert "--dropout" in train("--n_embd=64", "--max_iters=1").stdout
+    assert "--dropout" not in train("--max_iters=1").stdout
 
 
 def test_importing_the_scripts_imports_nothing_that_they_do_not_need(repo):
