@@ -106,17 +106,18 @@ def read_options(namespace):
     return options
 
 
-def configure(namespace, argv=None):
+def configure(namespace, argv=None, takes="[config.py ...]"):
     """
     Set a script's options from its command line.
 
-    `namespace` is the script's globals(), and is changed in place; `argv` the arguments (default: the command line's).
-    Returns the options as a dict. Raises UserError for whatever cannot be meant. `--help` prints and exits.
+    `namespace` is the script's globals(), and is changed in place; `argv` the arguments (default: the command line's);
+    `takes` is what the help calls those that are no options. Returns the options as a dict. Raises UserError for
+    whatever cannot be meant. `--help` prints and exits.
     """
     arguments = sys.argv[1:] if argv is None else argv
     options = read_options(namespace)
     if "--help" in arguments or "-h" in arguments:
-        print_help(namespace, options)
+        print_help(namespace, options, takes)
         sys.exit(0)
     config = {name: option.default for name, option in options.items()}
     for path in (a for a in arguments if not a.startswith("-")):
@@ -215,10 +216,10 @@ def read_config_file(path, config, options):
     return result
 
 
-def print_help(namespace, options):
+def print_help(namespace, options, takes):
     """Print a script's docstring, and each option with its default and comment."""
     script = os.path.relpath(namespace["__file__"])
-    print(f"{namespace['__doc__'].strip()}\n\nusage: python {script} [config.py ...] [--key=value ...]\n")
+    print(f"{namespace['__doc__'].strip()}\n\nusage: python {script} {takes} [--key=value ...]\n")
     settings = [f"--{name}={option.default!r}" for name, option in options.items()]
     width = max(len(setting) for setting in settings)
     for setting, option in zip(settings, options.values()):

@@ -9,12 +9,16 @@ In the shape comments B is the batch, T the time (tokens of a window), C the cha
 channels of a head, and V the vocabulary.
 """
 
+import contextlib
+import json
 import math
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint as recomputed
 
 GPT2_VOCAB = 50257  # GPT-2's token ids; models have 50304 rows for them, as multiples of 64 are faster
 
@@ -30,6 +34,7 @@ class GPTConfig:
     n_embd: int = 768
     dropout: float = 0.0
     bias: bool = True  # in the linear and norm layers; GPT-2 has them, a model without is a little faster
+    gelu: str = "erf"  # the exact one, or "tanh", the approximation that GPT-2 was trained with
 
     def __post_init__(self):
         for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
@@ -39,6 +44,12 @@ class GPTConfig:
             raise ValueError(f"n_embd={self.n_embd} should be a multiple of n_head={self.n_head}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} should be from 0 up to, not including, 1")
+        if self.gelu not in GELU:
+            raise ValueError(f"gelu={self.gelu} should be {' or '.join(GELU)}")
+
+    def model_args(self):
+        """What a checkpoint says of the model: nanoGPT's keys and no others, but for a GELU that nanoGPT has not."""
+        return {name: value for name, value in vars(self).items() if name != "gelu" or value != "erf"}
 
 
 class Linear(nn.Linear):
@@ -82,9 +93,10 @@ class MLP(nn.Module):
         self.c_fc = Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
         self.c_proj = Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
+        self.gelu = nn.GELU("tanh" if config.gelu == "tanh" else "none")
 
     def forward(self, x):
-        return self.dropout(self.c_proj(F.gelu(self.c_fc(x))))
+        return self.dropout(self.c_proj(self.gelu(self.c_fc(x))))
 
 
 class Block(nn.Module):
@@ -104,6 +116,7 @@ class GPT(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
+        self.checkpointing = False  # True: compute the blocks once more in backward, rather than keep all they compute
         self.transformer = nn.ModuleDict(
             dict(
                 wte=nn.Embedding(config.vocab_size, config.n_embd),
@@ -141,6 +154,29 @@ class GPT(nn.Module):
             raise ValueError(f"holds no model of its own model_args ({str(failure).splitlines()[0]})") from None
         return model
 
+    @classmethod
+    def from_pretrained(cls, name, block_size=None, dropout=0.0):
+        """
+        A GPT-2 with the weights, and the logits, that it has in Hugging Face's transformers: "gpt2", "gpt2-medium",
+        "gpt2-large" or "gpt2-xl", from the cache or the hub, or a folder with config.json and model.safetensors.
+
+        block_size keeps so many of its positions, None all. The weights come as float32, one after the other.
+        Raises OSError where there are no such files, ValueError where they are damaged or no GPT-2.
+        """
+        folder = find_pretrained(name)
+        config = replace(read_pretrained_config(folder), dropout=dropout)
+        if block_size is not None and block_size > config.block_size:
+            raise ValueError(f"block_size={block_size} is more than the {config.block_size} positions of {name}")
+        places = find_pretrained_tensors(folder, config.n_layer)
+        with torch.device("meta"):  # without memory, since the weights bring theirs
+            model = cls(config)
+        model.load_state_dict(read_pretrained_tensors(places, model), assign=True)
+        model.transformer.wte.weight = model.lm_head.weight
+        if block_size is not None:
+            model.config = replace(config, block_size=block_size)
+            model.transformer.wpe.weight = nn.Parameter(model.transformer.wpe.weight[:block_size].detach().clone())
+        return model
+
     def num_params(self):
         """The number of parameters without the position embeddings, as nanoGPT counts them."""
         return sum(p.numel() for p in self.parameters()) - self.transformer.wpe.weight.numel()
@@ -167,7 +203,10 @@ class GPT(nn.Module):
         positions = torch.arange(start, end, device=idx.device)
         x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(positions))
         for i, block in enumerate(self.transformer.h):
-            x = block(x, None if kv_cache is None else kv_cache[i], start)
+            if self.checkpointing and torch.is_grad_enabled():
+                x = recomputed(block, x, use_reentrant=False)
+            else:
+                x = block(x, None if kv_cache is None else kv_cache[i], start)
         return self.transformer.ln_f(x)
 
     def forward(self, idx, targets=None):
@@ -328,3 +367,138 @@ def add_product(total, a, b, dtype):
     if total is None:
         return (a @ b).to(dtype)
     return total.addmm_(a, b) if total.dtype == a.dtype else total.add_(a @ b)
+
+
+# -----------------------------------------------------------------------------
+# GPT-2 in Hugging Face's format
+
+PRETRAINED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+GELU = {"erf": "gelu", "tanh": "gelu_new"}
+TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # stored as (in, out), where nn.Linear has (out, in)
+PRETRAINED_CONFIG = {  # what a config.json may say if this file is to compute the same, and says if it says nothing
+    "model_type": "gpt2",
+    "n_inner": None,
+    "layer_norm_epsilon": 1e-5,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "tie_word_embeddings": True,
+}
+
+
+def find_pretrained(name):
+    """The folder that GPT.from_pretrained means by a name; downloads what is missing. Raises OSError."""
+    if name not in PRETRAINED or os.path.exists(os.path.join(name, "config.json")):
+        return name
+    import huggingface_hub as hub
+
+    def folder_of(repo, **options):
+        files = [hub.hf_hub_download(repo, file, **options) for file in ("config.json", "model.safetensors")]
+        return os.path.dirname(files[0])
+
+    repo = f"openai-community/{name}"
+    for cached in (repo, name):  # older programs kept it under the second
+        with contextlib.suppress(OSError):
+            return folder_of(cached, local_files_only=True)
+    try:
+        hub.get_hf_file_metadata(hub.hf_hub_url(repo, "config.json"))  # says at once if there is no network
+        return folder_of(repo)
+    except Exception as failure:  # the hub's own and httpx', of many kinds
+        raise OSError(
+            f"{name} is neither in the cache {hub.constants.HF_HUB_CACHE!r} nor to be had from the hub "
+            f"({failure!r:.150}): where there is a network, 'hf download {repo} config.json model.safetensors "
+            f"--local-dir {name}' makes a folder {name} of it, to bring here"
+        ) from None
+
+
+def read_pretrained_config(folder):
+    """The sizes in a folder's config.json. Raises OSError without one, ValueError for a model that is not the above."""
+    path = os.path.join(folder, "config.json")
+    found = {"activation_function": GELU["tanh"], **PRETRAINED_CONFIG, **read_json(path)}
+    sizes = {name: found.get(name) for name in ("n_positions", "vocab_size", "n_layer", "n_head", "n_embd")}
+    for name, size in sizes.items():
+        if type(size) is not int or not 0 < size < 2**20:
+            raise ValueError(f"{path!r} has {name}={size!r:.40}, which is no size of a GPT-2")
+    known = {name: [value] for name, value in PRETRAINED_CONFIG.items()}
+    known |= {"n_inner": [None, 4 * sizes["n_embd"]], "activation_function": list(GELU.values())}
+    for name, values in known.items():
+        if found[name] not in values:
+            can = " or ".join(map(repr, values))
+            raise ValueError(f"{path!r} has {name}={found[name]!r:.40}, and only {can} is supported")
+    gelu = next(ours for ours, theirs in GELU.items() if theirs == found["activation_function"])
+    return GPTConfig(*sizes.values(), gelu=gelu)
+
+
+def find_pretrained_tensors(folder, n_layer):
+    """Where a folder's weights are: {our name: (file, name in the file)}. Raises OSError or ValueError."""
+    path = os.path.join(folder, "model.safetensors")
+    index = f"{path}.index.json"
+    paths = [path]
+    if not os.path.exists(path) and os.path.exists(index):  # a large model in several files
+        files = read_json(index).get("weight_map")
+        if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
+            raise ValueError(f"{index!r} has no weight_map, from tensors to files")
+        paths = [os.path.join(folder, os.path.basename(file)) for file in sorted(set(files.values()))]
+    elif not os.path.exists(path):
+        if os.path.exists(os.path.join(folder, "pytorch_model.bin")):
+            raise OSError(
+                f"{folder!r} has only pytorch_model.bin, a pickle, which may run anything and is not read: let "
+                "transformers load it and save it anew, which makes a model.safetensors of it"
+            )
+        raise OSError(f"{folder!r} has no model.safetensors")
+    places = {}
+    for path in paths:
+        with open_safetensors(path) as f:
+            for key in f.keys():
+                name = key if key == "lm_head.weight" else "transformer." + key.removeprefix("transformer.")
+                if not name.endswith((".attn.bias", ".attn.masked_bias")):  # the causal mask, in older files
+                    places[name] = path, key
+    found = sum(name.endswith(".ln_1.weight") for name in places)
+    if found != n_layer:
+        raise ValueError(f"{folder!r} has the weights of {found} layers, and its config.json says n_layer={n_layer}")
+    return places
+
+
+def read_pretrained_tensors(places, model):
+    """The weights at `places` as float32, by name, for a `model` on any device. Raises ValueError if it has others."""
+    wte, head = "transformer.wte.weight", "lm_head.weight"
+    wanted = {name: p.shape for name, p in model.state_dict().items() if name != head or head in places}
+    if others := wanted.keys() ^ places.keys():
+        raise ValueError(f"the weights {'have no' if min(others) in wanted else 'have a strange'} {min(others)}")
+    weights = {}
+    for name, shape in wanted.items():
+        path, key = places[name]
+        with open_safetensors(path) as f:
+            tensor = f.get_tensor(key)
+        if name.endswith(TRANSPOSED) and tensor.dim() == 2:
+            tensor = tensor.T
+        if tensor.shape != shape or not tensor.is_floating_point():
+            given = f"{tensor.dtype} {tuple(tensor.shape)}"
+            raise ValueError(f"{path!r} has {key} as {given}, and the config asks for floats {tuple(shape)}")
+        weights[name] = torch.empty(shape).copy_(tensor)
+    if not torch.equal(weights.setdefault(head, weights[wte]), weights[wte]):
+        raise ValueError("the weights have a lm_head of their own, and only one tied to wte is supported")
+    return weights
+
+
+@contextlib.contextmanager
+def open_safetensors(path):
+    """Open a file of tensors to read one of them after the other. Raises OSError, or ValueError if it is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as f:
+            yield f
+    except SafetensorError as failure:
+        raise ValueError(f"{path!r} is damaged ({failure})") from None
+
+
+def read_json(path):
+    """The dict in a JSON file. Raises OSError, or ValueError if it is damaged."""
+    try:
+        with open(path, encoding="utf-8") as f:
+            content = json.load(f)
+    except (ValueError, RecursionError) as failure:
+        raise ValueError(f"{path!r} is damaged ({failure})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path!r} is damaged: it should hold a dict")
+    return content

@@ -4,6 +4,7 @@ Let a trained model write.
     python sample.py --out_dir=out-hitchikers
     python sample.py --out_dir=out-hitchikers --start="The answer is" --num_samples=1
     python sample.py --out_dir=out-hitchikers --start=FILE:prompt.txt
+    python sample.py --init_from=gpt2-xl --start="What is the answer to life, the universe, and everything?"
 
 Only the samples go to standard output, with a line of dashes after each. A single sample appears word by word.
 """
@@ -17,11 +18,12 @@ import sys
 import torch
 from tqdm import tqdm
 
-from tokenizer import make_tokenizer, read_meta
-from train import load_model
+from model import PRETRAINED
+from tokenizer import GPT2Tokenizer, make_tokenizer, read_meta
+from train import load_model, load_pretrained
 
 # -----------------------------------------------------------------------------
-init_from = "resume"  # resume: the model in out_dir
+init_from = "resume"  # resume: the model in out_dir; gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder with a GPT-2
 out_dir = "out"  # the folder with ckpt.pt
 start = "\n"  # the prompt; FILE:prompt.txt reads it from a file, FILE:- from standard input
 num_samples = 10  # how many to draw, all at once
@@ -46,8 +48,23 @@ def check_options():
         raise UserError(f"--top_k={top_k} should be at least 1, or None to draw from all tokens")
     if top_p is not None and not 0 < top_p <= 1:
         raise UserError(f"--top_p={top_p} should be above 0 and at most 1, or None to draw from all tokens")
-    if init_from != "resume":
-        raise UserError(f"--init_from={init_from} is unknown: it may be resume")
+    if init_from not in ("resume", *PRETRAINED) and not os.path.isdir(init_from):
+        raise UserError(
+            f"--init_from={init_from} is unknown: it may be resume, {', '.join(PRETRAINED)}, or a folder with a GPT-2 "
+            "in Hugging Face's format"
+        )
+
+
+def load_trained(folder):
+    """The model in a folder that train.py wrote, and its tokenizer. Raises UserError where there is none."""
+    model, checkpoint = load_model(os.path.join(folder, "ckpt.pt"))
+    # nanoGPT's checkpoints do not bring the encoding along: the data folder knows
+    data = os.path.join(HERE, "data", str(checkpoint.get("config", {}).get("dataset")))
+    tokenizer = make_tokenizer(checkpoint.get("meta") or read_meta(data))
+    if tokenizer.vocab_size > model.config.vocab_size:
+        given = f"{tokenizer.vocab_size} token ids, the model {model.config.vocab_size}"
+        raise UserError(f"the encoding in {data!r} has {given}: is that the folder it was trained on?")
+    return model, tokenizer
 
 
 def main():
@@ -61,14 +78,11 @@ def main():
     keep_freed_memory()
     torch.manual_seed(seed)
 
-    model, checkpoint = load_model(os.path.join(out_dir, "ckpt.pt"))
+    if init_from == "resume":
+        model, tokenizer = load_trained(out_dir)
+    else:
+        model, tokenizer = load_pretrained(init_from), GPT2Tokenizer()
     model.eval().to(torch_device, torch_dtype)
-    # nanoGPT's checkpoints do not bring the encoding along: the data folder knows
-    folder = os.path.join(HERE, "data", str(checkpoint.get("config", {}).get("dataset")))
-    tokenizer = make_tokenizer(checkpoint.get("meta") or read_meta(folder))
-    if tokenizer.vocab_size > model.config.vocab_size:
-        given = f"{tokenizer.vocab_size} token ids, the model {model.config.vocab_size}"
-        raise UserError(f"the encoding in {folder!r} has {given}: is that the folder it was trained on?")
 
     prompt = read_text(start.removeprefix("FILE:"), "prompt") if start.startswith("FILE:") else start
     ids = tokenizer.encode(prompt, special=True)

@@ -10,8 +10,8 @@ out_dir/ckpt.pt is the best model so far, which sample.py reads; last.pt is the 
 log.jsonl holds the figures. Ctrl-C finishes the iteration and saves.
 """
 
-from configurator import HERE, UserError, configure, first_line, keep_freed_memory, replacing, resolve_device, run
-from configurator import suggestion
+from configurator import HERE, UserError, check_installed, configure, first_line, keep_freed_memory, replacing
+from configurator import resolve_device, run, suggestion
 
 import atexit
 import contextlib
@@ -31,7 +31,8 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from model import GPT, GPTConfig
+from model import GPT, GPT2_VOCAB, PRETRAINED, GPTConfig
+from plot import plot_loss, read_log
 from tokenizer import check_meta, make_tokenizer, read_meta
 
 # -----------------------------------------------------------------------------
@@ -76,6 +77,7 @@ min_lr = 6e-5  # the lowest, usually a tenth of learning_rate
 seed = 1337  # of the initial weights, the batches and dropout
 device = "auto"  # auto, cpu, cuda, cuda:1, mps
 dtype = "auto"  # auto, float32, bfloat16, float16
+checkpoint_activations = False  # compute the blocks twice, rather than keep their activations: a fifth of their memory
 compile: str | bool = "auto"  # torch.compile the model: auto, True, False
 backend = "auto"  # how the processes that torchrun starts talk: auto, nccl (GPUs), gloo
 zero = False  # share the optimizer's state out among the processes: less memory in each, the same result
@@ -106,6 +108,11 @@ def check_options():
         raise UserError(
             f"{WORLD_SIZE} processes cannot share --gradient_accumulation_steps={gradient_accumulation_steps} evenly: "
             f"{f'{less} or ' if less else ''}{less + WORLD_SIZE} would do"
+        )
+    if init_from not in ("scratch", "resume", "auto", *PRETRAINED) and not os.path.isdir(init_from):
+        raise UserError(
+            f"--init_from={init_from} is unknown: it may be scratch, resume, auto, {', '.join(PRETRAINED)}, or a "
+            "folder with a GPT-2 in Hugging Face's format"
         )
 
 
@@ -429,11 +436,23 @@ def starting_model(meta):
             # GPT-2's 50257 ids are rounded up to a multiple of 64, which is faster
             vocab_size = GPTConfig.vocab_size if meta["encoding"] == "gpt2" else meta["vocab_size"]
             return GPT(GPTConfig(block_size, vocab_size, n_layer, n_head, n_embd, dropout, bias))
-        if meta["encoding"] != "gpt2":
-            raise UserError(f"--init_from={init_from} reads GPT-2's tokens, and --dataset={dataset} has characters")
-        return GPT.from_pretrained(init_from, block_size, dropout)
-    except (ValueError, OSError) as failure:
+    except ValueError as failure:
         raise UserError(failure) from None
+    if meta["encoding"] != "gpt2":
+        raise UserError(f"--init_from={init_from} writes GPT-2's token ids, and --dataset={dataset} has characters")
+    return load_pretrained(init_from, block_size, dropout)
+
+
+def load_pretrained(name, block_size=None, dropout=0.0):
+    """A GPT-2 in Hugging Face's format. Raises UserError where it cannot be had."""
+    check_installed("huggingface_hub", "safetensors")
+    try:
+        model = GPT.from_pretrained(name, block_size, dropout)
+    except (OSError, ValueError) as failure:
+        raise UserError(f"--init_from={name}: {failure}") from None
+    if (known := model.config.vocab_size) < GPT2_VOCAB:
+        raise UserError(f"--init_from={name} has {known} token ids, where GPT-2's encoding has 50257: it uses another")
+    return model
 
 
 def set_aside(folder):
@@ -453,16 +472,30 @@ def set_aside(folder):
 
 def open_log(path, iter_num):
     """Open log.jsonl to append to it, without what an earlier run wrote about iterations from iter_num on."""
-    kept = []
-    if os.path.exists(path):
-        with open(path, encoding="utf-8", errors="replace") as f:
-            for line in f:
-                with contextlib.suppress(ValueError, KeyError, TypeError):  # say, a line cut short by a power failure
-                    if json.loads(line)["iter"] < iter_num:
-                        kept.append(line)
+    kept = [figures for figures in read_log(path) if figures["iter"] < iter_num] if os.path.exists(path) else []
     with replacing(path) as f:
-        f.write("".join(kept).encode("utf-8"))
+        f.write("".join(json.dumps(figures) + "\n" for figures in kept).encode("utf-8"))
     return open(path, "a", encoding="utf-8", buffering=1)
+
+
+def summarize(log_path):
+    """Say how a run went, and draw its curve."""
+    evaluations = [figures for figures in read_log(log_path) if "val/loss" in figures]
+    best, last = min(evaluations, key=lambda figures: figures["val/loss"]), evaluations[-1]
+    speed = f", {last['tokens'] / last['seconds']:,.0f} tokens/s" if last["seconds"] else ""
+    minutes = tqdm.format_interval(last["seconds"])
+    say(f"best val loss {best['val/loss']:.4f}, at iteration {best['iter']}; {minutes} of training{speed}")
+    if best["val/loss"] < last["val/loss"] and best["train/loss"] > last["train/loss"]:
+        say(
+            f"overfitting: since then the train loss fell from {best['train/loss']:.4f} to {last['train/loss']:.4f}, "
+            f"and the val loss rose to {last['val/loss']:.4f}: more text, a higher --dropout or fewer --max_iters help"
+        )
+    try:
+        plot_loss([out_dir], os.path.join(out_dir, "loss.png"))
+        say(f"the curve is in {os.path.join(out_dir, 'loss.png')}")
+    except ImportError:
+        say("no picture of the loss: 'pip install -r requirements.txt' brings matplotlib")
+    say(f"the model is in {out_dir}; let it write: python sample.py --out_dir={out_dir}")
 
 
 # -----------------------------------------------------------------------------
@@ -604,7 +637,8 @@ def main():
     else:
         model, checkpoint = starting_model(meta), {"iter_num": 0, "best_val_loss": math.inf}
     model.to(torch_device)
-    model_args = vars(model.config)
+    model.checkpointing = checkpoint_activations
+    model_args = model.config.model_args()
     config.update({k: v for k, v in model_args.items() if k in config})
 
     # the optimizers
@@ -765,8 +799,9 @@ def main():
         sys.exit(128 + stop_number)
     if wandb_run:
         wandb_run.finish()
-    if not eval_only:
-        say(f"the model is in {out_dir}; let it write: python sample.py --out_dir={out_dir}")
+    if log_file:
+        log_file.close()
+        summarize(log_file.name)
 
 
 if __name__ == "__main__":

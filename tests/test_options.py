@@ -16,7 +16,7 @@ from configurator import UserError, configure, read_options, replacing, resolve_
 
 ROOT = Path(__file__).resolve().parent.parent
 PREPARE = ROOT / "data" / "hitchikersguide" / "prepare.py"
-SCRIPTS = ["train.py", "sample.py", "data/hitchikersguide/prepare.py"]
+SCRIPTS = ["train.py", "sample.py", "data/prepare.py", "data/hitchikersguide/prepare.py"]
 
 SCRIPT = '''"""What the script does."""
 

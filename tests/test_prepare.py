@@ -29,7 +29,13 @@ gpt2 = GPT2Tokenizer()  # tests/test_tokenizer.py shows that its ids are tiktoke
 def house(tmp_path):
     """The scripts that prepare.py needs and the novel, laid out as in the repository; the folder of prepare.py."""
     (tmp_path / "house" / HERE).mkdir(parents=True)
-    for name in ("configurator.py", "tokenizer.py", HERE / "prepare.py", HERE / "transcriptions.txt"):
+    for name in (
+        "configurator.py",
+        "tokenizer.py",
+        "data/prepare.py",
+        HERE / "prepare.py",
+        HERE / "transcriptions.txt",
+    ):
         shutil.copy(ROOT / name, tmp_path / "house" / name)
     return tmp_path / "house" / HERE
 

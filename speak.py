@@ -1,0 +1,343 @@
+"""
+Read a text aloud, into a .wav file.
+
+    python speak.py --text="Don't panic." --out=panic.wav
+    python speak.py --text=FILE:story.txt --out=story.wav
+    python sample.py --out_dir=out-hitchikers | python speak.py --text=FILE:- --out=story.wav
+
+Each of sample.py's samples is a passage of its own, after a longer pause. Blank lines divide paragraphs.
+
+The voice is a VITS model (Kim et al. 2021, arXiv 2106.06103) in transformers' format, fetched from huggingface.co when
+it is first used. The default, kakao-enterprise/vits-ljs, is one woman's American English, 145 MB, under the MIT
+licence, and learned from recordings in the public domain; it takes its pronunciation from espeak-ng (GPL).
+--model=facebook/mms-tts-eng does without espeak-ng, sounds plainer, and is for non-commercial use only (CC BY-NC 4.0).
+"""
+
+from configurator import UserError, check_installed, configure, first_line, read_text, replacing, resolve_device, run
+
+import importlib.util
+import os
+import re
+import sys
+import time
+import unicodedata
+import wave
+
+import torch
+from tqdm import tqdm
+
+check_installed("transformers")
+
+# -----------------------------------------------------------------------------
+text = "Don't panic."  # what to say; FILE:story.txt reads it from a file, FILE:- from standard input
+out = "speech.wav"  # where to: a .wav file, 16 bits, mono
+model = "kakao-enterprise/vits-ljs"  # the voice: a name at huggingface.co, or a folder with a VITS model
+speed = 1.0  # above 1 speaks faster
+seed = 1337  # of the intonation, which is drawn
+device = "auto"  # auto, cpu, cuda, cuda:1, mps
+# -----------------------------------------------------------------------------
+
+PAUSES = {"clause": 0.1, "sentence": 0.35, "paragraph": 0.8, "passage": 1.6}  # seconds, after each
+PASSAGES = re.compile(r"^ *-{3,} *$|<\|endoftext\|>", re.MULTILINE)  # what divides them, as sample.py writes it
+LONGEST = 300  # characters said at once: half a minute, so that memory stays bounded
+FILES = ["config.json", "model.safetensors", "tokenizer_config.json", "vocab.json"]  # of a voice
+
+# -----------------------------------------------------------------------------
+# what is written, in words
+
+SMALL = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+).split()
+TENS = "- - twenty thirty forty fifty sixty seventy eighty ninety".split()
+ORDINALS = {"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth"}
+ORDINALS["twelve"] = "twelfth"
+TITLES = {"Mr": "Mister", "Mrs": "Missus", "Ms": "Miz", "Dr": "Doctor", "Prof": "Professor"}
+CURRENCIES = {"$": "dollar", "€": "euro", "£": "pound"}
+SIGNS = {"&": "and", "%": "percent", "@": "at", "#": "number", "/": "slash", "\\": "backslash", "§": "section"}
+SIGNS |= {"×": "times", "÷": "divided by", "−": "minus", "$": "dollar", "⁄": "over"}
+NUMBER = re.compile(
+    r"(?P<minus>(?<![\w)])[-−])?(?P<currency>[$€£])?"
+    r"(?P<whole>\d{1,3}(?:,\d{3})+(?!\d)|\d+|(?=\.\d))(?:\.(?P<decimals>\d+))?"
+    r"(?P<large> (?:hundred|thousand|million|billion|trillion)\b)?(?P<ending>(?:st|nd|rd|th|s)\b)?"
+)
+
+
+def cardinal(n):
+    """A whole number below 10**15 in words: 1234 is one thousand two hundred and thirty-four."""
+    if n < 20:
+        return SMALL[n]
+    if n < 100:
+        return TENS[n // 10] + (f"-{SMALL[n % 10]}" if n % 10 else "")
+    sizes = {10**12: "trillion", 10**9: "billion", 10**6: "million", 1000: "thousand", 100: "hundred"}
+    size = next(size for size in sizes if size <= n)
+    rest = n % size
+    link = "" if rest == 0 else f" and {cardinal(rest)}" if rest < 100 else f" {cardinal(rest)}"
+    return f"{cardinal(n // size)} {sizes[size]}{link}"
+
+
+def digits(number):
+    """Digits read one by one."""
+    return " ".join(SMALL[int(digit)] for digit in number)
+
+
+def whole_in_words(number):
+    """An integer in words, with or without commas; 1100 to 2099 as years are read, which does for sheep as well."""
+    plain = number.replace(",", "")
+    if len(plain) > 15 or plain.startswith("0") and plain != "0":  # a telephone's, an agent's
+        return digits(plain)
+    if not re.fullmatch(r"1[1-9]\d\d|20[1-9]\d", number):
+        return cardinal(int(plain))
+    century, year = divmod(int(number), 100)
+    return f"{cardinal(century)} {'hundred' if year == 0 else cardinal(year) if year > 9 else f'oh {SMALL[year]}'}"
+
+
+def number_in_words(match):
+    """A NUMBER in words: 21st, 3.14, the 1980s, $5 million, and $3.14 as three dollars fourteen."""
+    currency, whole, decimals, large, ending = match.group("currency", "whole", "decimals", "large", "ending")
+    words = whole_in_words(whole) if whole else ""
+    cents = decimals if currency and not large and len(decimals or "") == 2 else None
+    if decimals and not cents:
+        words += f" point {digits(decimals)}"
+    words += large or ""
+    if currency:
+        words += f" {CURRENCIES[currency]}{'s' * (whole != '1' or bool(large or decimals))}"
+    if cents and cents != "00":
+        words += f" {cardinal(int(cents))}"
+    if ending == "s":
+        words = re.sub("y$", "ie", words) + "s"
+    elif ending:
+        *start, last = re.split(r"\b(?=[a-z]+$)", words)
+        words = "".join(start) + ORDINALS.get(last, re.sub("y$", "ie", last.removesuffix("t")) + "th")
+    return f" {'minus ' * bool(match['minus'])}{words} "
+
+
+def character_in_words(char, letters):
+    """What is read where `char` stands, for a voice that knows `letters`; None where there is nothing to read."""
+    kind = unicodedata.category(char)
+    if char.lower() in letters or char in " \n.,;:!?'-":
+        return char
+    if char in SIGNS:
+        return f" {SIGNS[char]} "
+    if kind == "Pd":  # a dash
+        return ", "
+    if kind[0] in "PZMC" and kind not in ("Co", "Cn") or kind == "Sk":  # quotes, brackets, spaces, marks: not read
+        return "" if kind[0] == "M" or kind == "Cf" else " "
+    name = unicodedata.name(char, "").removesuffix(" SIGN").lower()
+    if kind == "Sm":  # + and ≠, before the latter falls apart into = and a stroke
+        return f" {name.replace('-', ' ')} "
+    plain = unicodedata.normalize("NFKD", char.casefold())  # é to e and an accent, ß to ss, ² to 2
+    if plain != char:
+        parts = [character_in_words(part, letters) for part in plain]
+        return None if None in parts else "".join(parts)
+    if kind == "Nd":
+        return f" {SMALL[unicodedata.decimal(char)]} "
+    if latin := re.fullmatch(r"latin small (?:letter|ligature) ([a-z]{1,2})\b.*", name):  # æ, ł, ø
+        return latin[1]
+    if kind[0] == "S" and char != "\ufffd":  # a butterfly is one by name
+        return f" {re.sub('[^a-z]+', ' ', name)} "
+    return None
+
+
+def in_words(text, letters):
+    """
+    `text` in letters and plain punctuation only, with numbers and signs as words; and what it had that cannot be read.
+
+    `letters` are those that the voice knows, in lower case. Newlines stay.
+    """
+    text = unicodedata.normalize("NFC", text.replace("’", "'").replace("…", "... "))
+    text = re.sub(rf"\b({'|'.join(TITLES)})\.", lambda match: TITLES[match[1]], text)
+    text = re.sub(r"--+|(?<=\s)-(?=\s)", "—", text)  # a typewriter's dash
+    text = re.sub(r"(?<=\d):(?=\d\d)", " ", text)  # half past ten
+    text = re.sub(r"(?<=\d) ?– ?(?=\d)", " to ", text)
+    text = NUMBER.sub(number_in_words, text)
+    words = {char: character_in_words(char, letters) for char in sorted(set(text))}
+    lost = [char for char in words if words[char] is None]
+    text = "".join(words[char] or "" for char in text)
+    text = re.sub(r"(?<!\w)'|'(?!\w)", "", text)  # quotes; an apostrophe stands between letters
+    text = re.sub(r"[ -]*([.,;:!?])(?:[ ,]*,)?", r"\1", re.sub(" +", " ", text))
+    return text, lost
+
+
+# -----------------------------------------------------------------------------
+# what is said at once
+
+
+def pieces(passage):
+    """
+    Cut a passage that is in words: a list of (what to say at once, the name of the pause after it).
+
+    Blank lines, and line ends that end a sentence, divide paragraphs.
+    """
+    script = []
+
+    def pause(name):
+        script[-1:] = [(words, name) for words, _ in script[-1:]]
+
+    for paragraph in re.split(r"\n\s*\n|(?<=[.!?])\s*\n", passage):
+        # not after an initial, as in J. R. Hartley
+        for sentence in re.split(r"(?<=[.!?])(?<!\b[A-Z]\.)\s+(?=[^\sa-z])", " ".join(paragraph.split())):
+            clauses = [sentence]
+            if len(sentence) > LONGEST:  # as many whole clauses as go into it, or else as many words
+                some = rf"\S.{{0,{LONGEST - 1}}}"
+                clauses = re.findall(rf"{some}(?<=[,;:])(?=\s)|{some}(?=\s|$)|\S{{{LONGEST}}}", sentence)
+            script += [(clause, "clause") for clause in clauses if re.search(r"\w", clause)]
+            pause("sentence")
+        pause("paragraph")
+    pause("passage")
+    return script
+
+
+# -----------------------------------------------------------------------------
+# the voice
+
+
+def voice_folder(name):
+    """The folder of the voice `name`: itself, or what huggingface.co has under that name, fetched once."""
+    from huggingface_hub import snapshot_download
+
+    if os.path.isdir(name):
+        return name
+    try:  # without asking huggingface.co, which takes minutes to be given up
+        folder = snapshot_download(name, allow_patterns=FILES, local_files_only=True)
+        if all(os.path.exists(os.path.join(folder, file)) for file in FILES):
+            return folder
+    except Exception:  # not there yet, or no possible name, which is told below
+        pass
+    try:
+        return snapshot_download(name, allow_patterns=FILES)
+    except Exception as failure:  # of many kinds
+        raise UserError(
+            f"there is no folder --model={name}, and no such voice in the cache, nor could it be fetched from "
+            f"huggingface.co ({first_line(failure)}): where there is a network, 'hf download {name} --local-dir voice' "
+            "makes a folder to copy here, for --model=voice"
+        ) from None
+
+
+def load_voice(name):
+    """The tokenizer and the model of a voice. Raises UserError where it is none."""
+    folder = voice_folder(name)
+    missing = [file for file in FILES if not os.path.exists(os.path.join(folder, file))]
+    if missing:
+        raise UserError(
+            f"--model={name} has no {', '.join(missing)}: it should be a VITS voice, with {', '.join(FILES)}"
+        )
+    from transformers import VitsConfig, VitsModel, VitsTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        kind = VitsConfig.get_config_dict(folder)[0].get("model_type")
+        if kind != "vits":
+            raise UserError(f"--model={name} is of the type {kind!r}: it should be a VITS voice, type 'vits'")
+        tokenizer = VitsTokenizer.from_pretrained(folder, local_files_only=True)
+        network, report = VitsModel.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    except UserError:
+        raise
+    except Exception as failure:  # a damaged file can raise almost anything
+        raise UserError(f"cannot load the voice --model={name}: {first_line(failure)}") from None
+    if lacking := sorted(report["missing_keys"]):
+        raise UserError(f"--model={name} lacks {len(lacking)} weights of a VITS voice, {lacking[0]} among them")
+    if max(tokenizer.encoder.values()) >= network.config.vocab_size:
+        raise UserError(f"--model={name}: vocab.json has ids beyond the model's {network.config.vocab_size}")
+    return tokenizer, network.eval()
+
+
+def find_espeak():
+    """Have phonemizer use the espeak-ng that pip installed, where there is one, or else the system's."""
+    check_installed("phonemizer")
+    if importlib.util.find_spec("espeakng_loader"):
+        import espeakng_loader
+
+        os.environ.setdefault("PHONEMIZER_ESPEAK_LIBRARY", espeakng_loader.get_library_path())
+        os.environ.setdefault("ESPEAK_DATA_PATH", espeakng_loader.get_data_path())
+    from phonemizer.backend import EspeakBackend
+
+    if not EspeakBackend.is_available():
+        raise UserError(
+            f"--model={model} needs espeak-ng: 'pip install espeakng-loader', or your system's package espeak-ng, or a "
+            "voice without, --model=facebook/mms-tts-eng"
+        )
+
+
+def encode(tokenizer, sentence):
+    """The token ids of a sentence as (1, T), none of them unknown to the model: it would fail at those."""
+    symbols, _ = tokenizer.prepare_for_tokenization(sentence)  # phonemes, or lower-case letters
+    phonemize, tokenizer.phonemize = tokenizer.phonemize, False
+    ids = tokenizer(symbols, normalize=True, return_tensors="pt").input_ids  # without what the vocabulary has not
+    tokenizer.phonemize = phonemize
+    return ids
+
+
+# -----------------------------------------------------------------------------
+
+
+def check_options():
+    """Raise UserError for values that cannot be meant."""
+    if not out.lower().endswith(".wav"):
+        raise UserError(f"--out={out} should end in .wav")
+    if os.path.isdir(out):
+        raise UserError(f"--out={out} is a folder: it should be a file")
+    if not 0.1 <= speed <= 10:
+        raise UserError(f"--speed={speed} should be between 0.1 and 10")
+    if not 0 <= seed < 2**63:
+        raise UserError(f"--seed={seed} should be at least 0")
+
+
+def main():
+    configure(globals())
+    check_options()
+    torch_device, _, _ = resolve_device(device, "float32", False)
+    written = read_text(text.removeprefix("FILE:"), "text") if text.startswith("FILE:") else text
+    if not written.strip():
+        raise UserError(f"there is nothing to say: --text={text:.40} is empty")
+    with replacing(out) as f:
+        tokenizer, network = load_voice(model)
+        if tokenizer.phonemize:
+            find_espeak()
+        letters = "abcdefghijklmnopqrstuvwxyz" if tokenizer.phonemize else "".join(tokenizer.encoder)
+        parts = [in_words(passage, {char for char in letters if char.isalpha()}) for passage in PASSAGES.split(written)]
+        if lost := sorted({char for _, lost in parts for char in lost}):
+            print(f"note: this voice cannot say {' '.join(lost)}", file=sys.stderr)
+        script = [piece for passage, _ in parts for piece in pieces(passage)]
+        if not script:
+            raise UserError(f"there is nothing that this voice can say in --text={text:.40}")
+        seconds = speak(script, tokenizer, network.to(torch_device), f)
+    print(f"{out}: {tqdm.format_interval(seconds)} of speech")
+
+
+@torch.no_grad()
+def speak(script, tokenizer, network, f):
+    """Say all pieces of a script into a binary file, each as soon as it is said. Returns the length in seconds."""
+    torch.manual_seed(seed)
+    rate = network.config.sampling_rate
+    network.speaking_rate = network.config.speaking_rate * speed
+    length = sum(len(words) for words, _ in script)
+    if length > (most := int(2**31 / rate * 12 * speed)):  # at 12 characters a second, which is slow
+        raise UserError(f"a .wav file holds 4 GB, here about {most:,} characters, and not {length:,}: cut the text")
+    bar = tqdm(total=length, unit="char", leave=False, disable=not sys.stderr.isatty())
+    begin = shown = time.time()
+    done = 0
+    with wave.open(f, "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(rate)
+        for words, pause in script:
+            waveform = network(encode(tokenizer, words).to(network.device), speaker_id=0).waveform[0].cpu()
+            samples = (waveform.clamp(-1, 1) * 32767).round().numpy().astype("<i2")
+            sound.writeframesraw(samples.tobytes() + bytes(2 * int(PAUSES[pause] / speed * rate)))
+            bar.update(len(words))
+            done += len(words)
+            if bar.disable and time.time() > shown + 10:
+                shown = time.time()
+                left = (shown - begin) * (length - done) / done
+                print(f"{done / length:.0%} said, {tqdm.format_interval(left)} left", file=sys.stderr)
+        bar.close()
+        return sound.tell() / rate
+
+
+if __name__ == "__main__":
+    run(main)

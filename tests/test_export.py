@@ -1,0 +1,237 @@
+"""export.py's folder, read by transformers and by ourselves. The models are small and random."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoTokenizer, GPT2LMHeadModel
+
+from conftest import ROOT
+from export import write_folder
+from model import GPT, GPTConfig
+from tokenizer import GPT2Tokenizer
+
+META = {"encoding": "gpt2", "vocab_size": 50257}
+KINDS = [(True, "erf"), (False, "erf"), (True, "tanh"), (False, "tanh")]
+
+
+def make(bias=False, gelu="erf", **sizes):
+    torch.manual_seed(0)
+    sizes = {"block_size": 64, "vocab_size": 50304, "n_layer": 2, "n_head": 4, "n_embd": 32, **sizes}
+    model = GPT(GPTConfig(bias=bias, gelu=gelu, **sizes)).eval()
+    with torch.no_grad():
+        for p in model.parameters():  # biases and norms begin as 0 and 1, which would hide mistakes in them
+            p.add_(torch.randn_like(p) * 0.2)
+    return model
+
+
+def save(folder, model, meta=META, prefix=""):
+    folder.mkdir()
+    weights = {f"{prefix}{name}": weight for name, weight in model.state_dict().items()}
+    checkpoint = {"model": weights, "model_args": model.config.model_args(), "iter_num": 5, "best_val_loss": 1.5}
+    torch.save({**checkpoint, **({"meta": meta} if meta else {})}, folder / "ckpt.pt")
+
+
+@pytest.fixture
+def export(inside):
+    """export("--key=value", ...) exports the model in out, and saves the seconds that a tokenizer takes."""
+
+    def run(*args):
+        done = inside("export.py", "--out_dir=out", *args, gpt2_tokenizer=lambda tokenizer: {})
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """The folder with an exported model, tokenizer and all, and that model."""
+    folder = tmp_path_factory.mktemp("exported")
+    save(folder / "out", model := make())
+    write_folder(str(folder / "hf"), model, GPT2Tokenizer())
+    return folder / "hf", model
+
+
+def tokens(*shape):
+    return torch.randint(50257, shape, generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def all_logits(model, idx):
+    return model.lm_head(model.features(idx))
+
+
+# -----------------------------------------------------------------------------
+# the model
+
+
+@pytest.mark.parametrize("bias, gelu", KINDS)
+def test_transformers_gives_our_logits(export, tmp_path, bias, gelu):
+    save(tmp_path / "out", model := make(bias, gelu))
+    assert "--init_from=hf" in export("--to=hf")
+    theirs, report = GPT2LMHeadModel.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    assert not any(report.values())
+    idx = tokens(2, 64)
+    torch.testing.assert_close(theirs(idx).logits, all_logits(model, idx), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("bias, gelu", KINDS)
+def test_an_exported_model_comes_back_bit_for_bit_with_zeros_for_biases_it_had_not(export, tmp_path, bias, gelu):
+    save(tmp_path / "out", model := make(bias, gelu))
+    export("--to=hf")
+    back = GPT.from_pretrained("hf").eval()
+    assert back.config == GPTConfig(64, 50304, 2, 4, 32, 0.0, True, gelu)
+    ours = model.state_dict()
+    for name, weight in back.state_dict().items():
+        assert torch.equal(weight, ours[name]) if name in ours else not weight.any()
+    assert torch.equal(all_logits(back, tokens(2, 64)), all_logits(model, tokens(2, 64)))
+
+
+def test_nanogpts_checkpoint_is_exported(export, tmp_path):
+    # which says nothing of the encoding, and of a compiled model has other names
+    save(tmp_path / "out", model := make(), meta=None, prefix="_orig_mod.")
+    export("--to=hf")
+    idx = tokens(2, 64)
+    theirs = GPT2LMHeadModel.from_pretrained(tmp_path / "hf")
+    torch.testing.assert_close(theirs(idx).logits, all_logits(model, idx), atol=1e-4, rtol=0)
+
+
+def test_the_padding_of_the_vocabulary_is_never_drawn(export, tmp_path):
+    model = make()
+    with torch.no_grad():
+        model.lm_head.weight[50257:] *= 100
+    assert (all_logits(model, tokens(1, 64)).argmax(-1) >= 50257).any()
+    save(tmp_path / "out", model)
+    export("--to=hf")
+    theirs = GPT2LMHeadModel.from_pretrained(tmp_path / "hf")
+    options = {"attention_mask": torch.ones(20, 4), "max_new_tokens": 20, "pad_token_id": 50256}
+    for sample in (False, True):
+        assert theirs.generate(tokens(20, 4), do_sample=sample, **options).max() < 50257
+
+
+def test_a_vocabulary_without_padding_stays_so(export, tmp_path):
+    save(tmp_path / "out", make(True, "tanh", vocab_size=50257))
+    export("--to=hf")
+    assert AutoConfig.from_pretrained(tmp_path / "hf").vocab_size == 50257
+    assert "suppress_tokens" not in json.loads((tmp_path / "hf" / "generation_config.json").read_text(encoding="utf-8"))
+
+
+# -----------------------------------------------------------------------------
+# the tokenizer
+
+
+NASTY = [
+    "",
+    " ",
+    "\n\n  \t \r\n",
+    "a" * 1000,
+    "I'll they've WE'RE 'S it's",
+    "naïve façade Ångström — “quotes” … ‽",
+    "日本語の文章。中文，한국어",
+    "\N{BUTTERFLY}\N{WOMAN}\N{ZERO WIDTH JOINER}\N{ROCKET} e\N{COMBINING ACUTE ACCENT}",
+    "\0\x01\x7f\x80\xa0\xad\u2028\u3000\ufeff\ufffd\U0010ffff",
+    "12345678901234567890 3.14 ½ ² Ⅷ ٣",
+    "<|endoftext|>one<|endoftext|> two <|endoftext|>\n<|endoftex",
+    "    indented\n\tcode(x)  # comment   \n",
+    "مرحبا بالعالم שלום עולם नमस्ते",
+]
+
+
+@pytest.mark.parametrize("text", [*NASTY, "the whole novel"])
+def test_the_tokenizer_gives_our_ids_and_our_text(exported, text):
+    if text == "the whole novel":
+        text = (ROOT / "data" / "hitchikersguide" / "transcriptions.txt").read_text(encoding="utf-8")
+    theirs = AutoTokenizer.from_pretrained(exported[0])
+    ids = theirs(text)["input_ids"]
+    assert ids == GPT2Tokenizer().encode(text, special=True)
+    assert theirs.decode(ids, clean_up_tokenization_spaces=False) == text
+
+
+def test_the_tokenizer_knows_every_id_and_its_special_token(exported):
+    theirs, ours = AutoTokenizer.from_pretrained(exported[0]), GPT2Tokenizer()
+    assert type(theirs).__name__.startswith("GPT2Tokenizer")
+    assert len(theirs) == 50257 and theirs.model_max_length == 64
+    assert theirs.eos_token_id == theirs.bos_token_id == 50256
+    for i in range(0, 50257, 7):
+        assert theirs.decode([i]) == ours.decode_bytes([i]).decode("utf-8", errors="replace")
+
+
+PIPELINE = """
+import sys, torch, transformers
+pipe = transformers.pipeline("text-generation", model="hf")
+ids = pipe.tokenizer("The answer is", return_tensors="pt").input_ids
+with torch.no_grad():
+    torch.save(pipe.model(ids).logits, "logits.pt")
+text = pipe("The answer is", max_new_tokens=20, do_sample=False)[0]["generated_text"]
+sys.stdout.buffer.write(text.encode("utf-8"))
+"""
+
+
+def test_a_pipeline_writes_what_we_write(exported, tmp_path, inside):
+    folder, model = exported
+    env = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", PIPELINE], cwd=folder.parent, env=env, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    ids = torch.tensor([GPT2Tokenizer().encode("The answer is")])
+    logits = torch.load(folder.parent / "logits.pt", weights_only=True)
+    torch.testing.assert_close(logits, all_logits(model, ids), atol=1e-4, rtol=0)
+    options = ("--start=The answer is", "--max_new_tokens=20", "--temperature=0", "--num_samples=1", "--device=cpu")
+    for origin in (f"--init_from={folder}", f"--out_dir={folder.parent / 'out'}"):
+        assert inside("sample.py", origin, *options).stdout == done.stdout.decode("utf-8") + "\n---------------\n"
+
+
+# -----------------------------------------------------------------------------
+# what is refused, and what is kept
+
+
+@pytest.fixture
+def mistake(inside):
+    def run(*args):
+        done = inside("export.py", *args, gpt2_tokenizer=lambda tokenizer: {})
+        assert (done.returncode, done.stdout) == (2, "") and re.fullmatch("error: .+\n", done.stderr)
+        return done.stderr
+
+    return run
+
+
+def test_a_model_of_characters_is_refused(mistake, tmp_path):
+    save(tmp_path / "out", make(vocab_size=3), meta={"encoding": "char", "vocab_size": 3, "chars": "abc"})
+    assert re.search("characters.*--encoding=gpt2", mistake("--out_dir=out", "--to=hf"))
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_what_is_there_is_kept(mistake, export, tmp_path):
+    save(tmp_path / "out", make())
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("mine")
+    for name in ("file", "full", "full/"):
+        assert f"--to={name} exists" in mistake("--out_dir=out", f"--to={name}")
+    assert "cannot write 'file/below'" in mistake("--out_dir=out", "--to=file/below")
+    assert (tmp_path / "file").read_text() == (tmp_path / "full" / "file").read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == ["file", "full", "out"]
+    (tmp_path / "empty").mkdir()
+    export("--to=empty/")
+    assert "config.json" in os.listdir(tmp_path / "empty")
+
+
+def test_a_folder_appears_only_whole(mistake, tmp_path, monkeypatch):
+    save(tmp_path / "out", make())
+
+    def full(tensors, path, metadata):
+        with open(path, "wb") as f:
+            f.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    assert "No space left" in mistake("--out_dir=out", "--to=hf")
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_folder_without_a_checkpoint_is_refused(mistake):
+    assert "nothing/ckpt.pt" in mistake("--out_dir=nothing")
