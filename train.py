@@ -23,6 +23,7 @@ import signal
 import sys
 import time
 import warnings
+import zipfile
 from functools import partial
 
 import numpy as np
@@ -273,11 +274,21 @@ def shared_out(optimizer):
     return ZeroRedundancyOptimizer(optimizer.param_groups, type(optimizer), lr=learning_rate)
 
 
+def check_moments(parameters, states, muon):
+    """Raise ValueError for moments that are not these parameters': a fused optimizer would read beyond their end."""
+    names = ("momentum_buffer",) if muon else ("step", "exp_avg", "exp_avg_sq")
+    for p, state in zip(parameters, states):
+        wanted = {name: (() if name == "step" else p.shape, p.dtype) for name in names}
+        if any(states) and {name: (moment.shape, moment.dtype) for name, moment in state.items()} != wanted:
+            raise ValueError("its moments have other names, shapes or types")
+
+
 def load_optimizer(optimizer, state, path):
     """Take over an optimizer's saved moments; its settings stay those of the options."""
     try:
         for group, saved in zip(optimizer.param_groups, state["param_groups"]):
             saved.update({k: v for k, v in group.items() if k != "params"})
+            check_moments(group["params"], [state["state"].get(i) for i in saved["params"]], "momentum" in group)
         optimizer.load_state_dict(state)
     except (KeyError, ValueError, TypeError, AttributeError) as failure:
         raise UserError(f"{path!r} holds no state of this model's optimizer ({first_line(failure)})") from None
@@ -363,6 +374,8 @@ def link(source, target):
         os.link(source, f"{target}.tmp")
         os.replace(f"{target}.tmp", target)
     except OSError:
+        with contextlib.suppress(FileNotFoundError):  # or else the copy would begin by emptying the source
+            os.remove(f"{target}.tmp")
         with replacing(target) as f, open(source, "rb") as original:
             shutil.copyfileobj(original, f)
 
@@ -382,11 +395,21 @@ CHECKPOINT = {  # what a checkpoint holds: nanoGPT's keys, and our own
 }
 
 
+def check_sums(path):
+    """Raise ValueError where a file is not what was saved: torch.load takes damaged weights as they are."""
+    if zipfile.is_zipfile(path):  # as all checkpoints since PyTorch 1.6
+        with zipfile.ZipFile(path) as archive:
+            folders = (part.filename for part in archive.infolist() if part.external_attr & 16)  # torch reads nothing
+            if part := archive.testzip() or next(folders, None):
+                raise ValueError(f"{part} in it is not what was saved")
+
+
 def load_checkpoint(path):
     """A checkpoint's dict, read without running anything it may contain, its tensors on the CPU."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the error says what is wrong
+            check_sums(path)
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(
@@ -586,6 +609,8 @@ def check_resumable(checkpoint, config, meta, path):
     """Raise UserError where the options cannot go on with a checkpoint, and say where they differ from those it had."""
     if not {"optimizer", "iter_num", "best_val_loss"} <= checkpoint.keys():
         raise UserError(f"{path!r} holds a model but no state of its training: it can be sampled, not resumed")
+    if torch.as_tensor(checkpoint["best_val_loss"]).numel() != 1:
+        raise UserError(f"{path!r} holds no single best_val_loss")
     model_args, saved_meta = checkpoint["model_args"], checkpoint.get("meta", meta)
     if any(saved_meta.get(key) != meta.get(key) for key in ("encoding", "chars")):
         raise UserError(f"{path!r} was trained with other token ids than those of --dataset={dataset}")
@@ -595,7 +620,9 @@ def check_resumable(checkpoint, config, meta, path):
         raise UserError(f"--block_size={block_size} is less than the {model_args['block_size']} of {path!r}")
     before = {**checkpoint.get("config", {}), **model_args}
     for name, value in config.items():
-        if name in before and before[name] != value and name not in ("init_from", "out_dir", "eval_only", "dropout"):
+        # as texts, since anything may stand in a damaged checkpoint
+        differs = name in before and str(before[name]) != str(value)
+        if differs and name not in ("init_from", "out_dir", "eval_only", "dropout"):
             holds = f"{name}={before[name]}, which is the checkpoint's" if name in model_args else f"{name}={value} now"
             say(f"{name}: {before[name]} so far, {value} asked for: going on with {holds}")
 
@@ -700,7 +727,10 @@ def main():
             **figures,
         }
         if log_file:
-            log_file.write(json.dumps(figures) + "\n")
+            try:
+                log_file.write(json.dumps(figures) + "\n")
+            except OSError as failure:
+                raise UserError(f"cannot write {log_file.name!r}: {failure.strerror}") from None
         if wandb_run:
             log_to_wandb(wandb_run, figures, samples)
 
