@@ -23,6 +23,7 @@ OTHERS = {  # options of other programs that the README may name
     *("--max_restarts", "--rdzv_backend", "--rdzv_endpoint", "--rdzv_id"),
     *("--index-url", "--extra-index-url", "--upgrade"),  # pip
     *("--depth", "--branch"),  # git
+    "--local-dir",  # hf
 }
 
 

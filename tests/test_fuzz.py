@@ -1,0 +1,267 @@
+"""Whatever is thrown at the readers of options, files and text: they give a value, or say what is wrong."""
+
+import json
+import os
+import pickle
+import re
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import configurator
+import train
+from configurator import UserError, check, configure, read_options
+from tokenizer import CharTokenizer, GPT2Tokenizer, make_tokenizer, read_meta
+
+TRIES = settings(
+    max_examples=500,
+    derandomize=True,  # the same in each run
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+OPTIONS = read_options(vars(train))
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(configurator, "read_options", lambda namespace: OPTIONS)  # which takes as long as all the rest
+
+
+def outcome(function, *given):
+    """What a function returns, or None where it raises a UserError of one line that can be shown; all else fails."""
+    try:
+        return function(*given)
+    except UserError as mistake:
+        assert str(mistake) and len(str(mistake).splitlines()) == 1
+        str(mistake).encode("utf-8", "backslashreplace")  # as Python writes standard error
+        return None
+
+
+def namespace():
+    return {name: option.default for name, option in OPTIONS.items()} | {"__file__": train.__file__, "__doc__": "-"}
+
+
+# -----------------------------------------------------------------------------
+# options and config files
+
+numbers = st.one_of(st.integers(), st.floats(), st.integers(-(2**70), 2**70))
+values = st.one_of(
+    st.text(max_size=20), numbers.map(str), st.sampled_from(["True", "false", "None", "1e400", "١٢", "1_0"])
+)
+names = st.one_of(st.sampled_from(sorted(OPTIONS)), st.text(max_size=12), st.from_regex("[a-z_]{1,15}", fullmatch=True))
+arguments = st.one_of(
+    st.builds("--{}={}".format, names, values),
+    st.builds("--{}={}".format, st.sampled_from(sorted(OPTIONS)), values),
+    st.builds("{}{}".format, st.sampled_from(["--", "-", ""]), st.text(max_size=20)),
+)
+
+
+@TRIES
+@given(st.lists(arguments, max_size=4).filter(lambda line: not {"-h", "--help"} & set(line)))
+def test_option_lines_give_values_of_the_options_types_or_an_error(line):
+    config = outcome(configure, namespace(), line)
+    assert config is None or config.keys() == OPTIONS.keys()
+    for name, value in (config or {}).items():
+        assert type(value) in OPTIONS[name].kinds and check(name, value, OPTIONS[name]) == value
+
+
+@TRIES
+@given(st.sampled_from(sorted(OPTIONS)), values)
+def test_a_value_that_is_accepted_is_the_one_that_python_reads(name, text):
+    config = outcome(configure, namespace(), [f"--{name}={text}"])
+    if config is not None and OPTIONS[name].kinds[0] in (int, float):
+        assert config[name] == OPTIONS[name].kinds[0](text)
+    elif config is not None and OPTIONS[name].kinds == (str,):
+        assert config[name] == text
+
+
+# assignments of literals, arithmetic, broken syntax and random characters: no calls, no imports, no attributes
+harmless = st.text(st.characters(exclude_characters="(.", exclude_categories=["Cs"]), max_size=15).filter(
+    lambda text: not re.search(r"import|while|for|\*|@|<<", text)
+)
+literals = st.recursive(
+    st.one_of(
+        numbers.map(repr), st.text(max_size=9).map(ascii), st.sampled_from(["None", "True", "batch_size", "x", "1/0"])
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3).map(lambda items: f"[{', '.join(items)}]"),
+        st.builds("{} {} {}".format, inner, st.sampled_from(["+", "-", "/", "<", "and", "if"]), inner),
+    ),
+    max_leaves=4,
+)
+statements = st.one_of(
+    st.builds("{} = {}".format, names, literals),
+    st.builds("{}: int = {}".format, names, literals),
+    st.builds("{} = {}".format, st.sampled_from(sorted(OPTIONS)), literals),
+    st.builds("if {}:\n    {} = 1".format, literals, names),
+    st.sampled_from(
+        ["raise ValueError", "assert False", "pass", "return", "{", "'''", "\\", "\t", "\0", "# coding: utf-7"]
+    ),
+    harmless,
+)
+
+
+@TRIES
+@given(st.lists(statements, max_size=5).map("\n".join).filter(lambda text: "(" not in text))
+def test_config_files_give_options_or_an_error(text):
+    with open("fuzz.py", "wb") as f:
+        f.write(text.encode("utf-8", "surrogatepass"))
+    config = outcome(configure, namespace(), ["fuzz.py"])
+    for name, value in (config or {}).items():
+        assert type(value) in OPTIONS[name].kinds
+
+
+@TRIES
+@given(st.binary(max_size=60).filter(lambda text: b"(" not in text and b"import" not in text and b"." not in text))
+def test_bytes_as_a_config_file_give_options_or_an_error(content):
+    with open("bytes.py", "wb") as f:
+        f.write(content)
+    outcome(configure, namespace(), ["bytes.py"])
+
+
+@settings(TRIES, max_examples=50)
+@given(st.lists(arguments, max_size=4).filter(lambda line: not {"-h", "--help"} & set(line)))
+def test_the_script_itself_ends_with_status_2_and_one_line(inside, line):
+    done = inside("train.py", *line, "--n_head=0")  # so that none of them trains
+    assert done.returncode == 2 and re.fullmatch("error: .+\n", done.stderr)
+
+
+@pytest.mark.parametrize(
+    "line", [["\x1b[31m"], ["--é=\x0b"], ["--seed=\ud800"], ["--out_dir=\0"], ["a\nb.py"], ["--start=1"]]
+)
+def test_a_real_command_line_ends_so_too(script, line):
+    arguments = [argument.encode("utf-8", "surrogatepass").replace(b"\0", b"") for argument in line]
+    done = script("train.py", *arguments, "--n_head=0")
+    assert (done.returncode, done.stdout) == (2, "") and re.fullmatch("error: .+\n", done.stderr)
+
+
+# -----------------------------------------------------------------------------
+# data sets
+
+plain = st.recursive(
+    st.one_of(st.none(), st.booleans(), numbers, st.text(max_size=9)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=9), inner, max_size=3)),
+    max_leaves=6,
+)
+chars = st.one_of(plain, st.text(max_size=9), st.lists(st.characters(), unique=True, max_size=9).map("".join))
+counts = st.one_of(
+    plain, st.fixed_dictionaries({}, optional={"tokens": st.one_of(plain, st.integers()), "bytes": plain})
+)
+metas = st.fixed_dictionaries(
+    {"encoding": st.one_of(st.sampled_from(["gpt2", "char"]), plain)},
+    optional={
+        "vocab_size": st.one_of(st.sampled_from([50257, 0, 1, 2, 3]), plain),
+        "chars": chars,
+        "train": counts,
+        "val": counts,
+    },
+)
+
+
+def assert_meta(meta):
+    """A meta that was accepted describes a tokenizer that has as many ids as it says."""
+    if meta is not None and meta["encoding"] == "char":
+        tokenizer = make_tokenizer(meta)
+        assert tokenizer.vocab_size == meta["vocab_size"] == len(tokenizer.encode(meta["chars"]))
+        assert tokenizer.decode_bytes([meta["vocab_size"] - 1])
+    elif meta is not None:
+        assert (meta["encoding"], meta["vocab_size"]) == ("gpt2", 50257)
+    for split in ("train", "val"):
+        train.bits_per_byte(1.0, (meta or {}).get(split))
+
+
+@TRIES
+@given(st.one_of(metas.map(json.dumps), plain.map(json.dumps), st.text(max_size=40)))
+def test_texts_as_a_meta_json_give_a_tokenizer_or_an_error(text):
+    with open("meta.json", "wb") as f:
+        f.write(text.encode("utf-8", "surrogatepass"))
+    assert_meta(outcome(read_meta, "."))
+
+
+def nanogpts(chars):
+    return {"vocab_size": len(chars), "itos": dict(enumerate(chars)), "stoi": {c: i for i, c in enumerate(chars)}}
+
+
+@st.composite
+def damaged(draw, contents):
+    """Bytes of which some are changed, left out or added."""
+    content = bytearray(draw(contents))
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, max(len(content) - 1, 0)))
+        content[at : at + draw(st.integers(0, 2))] = draw(st.binary(max_size=2))
+    return bytes(content)
+
+
+pickles = st.one_of(
+    st.builds(pickle.dumps, st.lists(st.characters(), unique=True, max_size=9).map(nanogpts), st.integers(0, 5)),
+    st.builds(pickle.dumps, plain, st.integers(0, 5)),
+)
+
+
+@TRIES
+@given(st.one_of(damaged(pickles), st.binary(max_size=60)))
+def test_bytes_as_a_meta_pkl_give_a_tokenizer_or_an_error(content):
+    with open("meta.pkl", "wb") as f:
+        f.write(content)
+    assert_meta(outcome(read_meta, "."))
+
+
+@TRIES
+@given(
+    st.one_of(
+        st.binary(max_size=40), st.lists(st.integers(0, 12), max_size=40).map(lambda i: np.array(i, "<u2").tobytes())
+    ),
+    st.one_of(metas, st.just({})),
+    st.integers(1, 12),
+    st.integers(1, 13),
+)
+def test_bytes_as_a_train_bin_give_token_ids_of_the_model_or_an_error(content, meta, block_size, vocab_size):
+    os.makedirs("data/fuzz", exist_ok=True)
+    with open("data/fuzz/train.bin", "wb") as f:
+        f.write(content)
+    with open("data/fuzz/meta.json", "w", encoding="utf-8") as f:
+        json.dump(meta, f)
+    meta = {} if meta == {} else outcome(read_meta, "data/fuzz")
+    if meta is None:
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "HERE", os.getcwd())
+        patch.setattr(train, "dataset", "fuzz")
+        tokens = outcome(train.open_tokens, "train", meta, block_size, vocab_size)
+    if tokens is not None:
+        assert len(tokens) > block_size and max(tokens) < vocab_size and tokens.tobytes() == content
+        starts = train.evaluation_starts(len(tokens), block_size, 5)
+        assert 0 <= min(starts) and max(starts) + block_size < len(tokens)
+
+
+# -----------------------------------------------------------------------------
+# text
+
+GPT2 = GPT2Tokenizer()
+
+
+@TRIES
+@given(st.text(), st.booleans())
+def test_every_text_makes_the_round_trip_through_gpt2s_tokens(text, special):
+    ids = GPT2.encode(text, special)
+    assert GPT2.decode_bytes(ids) == text.encode("utf-8")
+    assert all(0 <= i < GPT2.vocab_size for i in ids)
+
+
+@TRIES
+@given(st.text(min_size=1), st.text())
+def test_every_text_makes_the_round_trip_through_characters_or_has_one_that_is_unknown(known, text):
+    tokenizer = CharTokenizer("".join(sorted(set(known))))
+    assert tokenizer.decode_bytes(tokenizer.encode(known)) == known.encode("utf-8")
+    ids = outcome(tokenizer.encode, text)
+    assert (ids is None) == (not set(text) <= set(known))
+
+
+@TRIES
+@given(st.lists(st.integers(0, 50256), max_size=20))
+def test_any_ids_of_gpt2_can_be_written(ids):
+    assert GPT2.decode_bytes(ids) == b"".join(GPT2.decode_bytes([i]) for i in ids)
