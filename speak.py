@@ -26,7 +26,8 @@ import wave
 import torch
 from tqdm import tqdm
 
-check_installed("transformers")
+check_installed("transformers", "num2words")
+from num2words import num2words  # noqa: E402
 
 # -----------------------------------------------------------------------------
 text = "Don't panic."  # what to say; FILE:story.txt reads it from a file, FILE:- from standard input
@@ -45,13 +46,6 @@ FILES = ["config.json", "model.safetensors", "tokenizer_config.json", "vocab.jso
 # -----------------------------------------------------------------------------
 # what is written, in words
 
-SMALL = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-TENS = "- - twenty thirty forty fifty sixty seventy eighty ninety".split()
-ORDINALS = {"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth"}
-ORDINALS["twelve"] = "twelfth"
 TITLES = {"Mr": "Mister", "Mrs": "Missus", "Ms": "Miz", "Dr": "Doctor", "Prof": "Professor"}
 CURRENCIES = {"$": "dollar", "€": "euro", "£": "pound"}
 SIGNS = {"&": "and", "%": "percent", "@": "at", "#": "number", "/": "slash", "\\": "backslash", "§": "section"}
@@ -63,52 +57,27 @@ NUMBER = re.compile(
 )
 
 
-def cardinal(n):
-    """A whole number below 10**15 in words: 1234 is one thousand two hundred and thirty-four."""
-    if n < 20:
-        return SMALL[n]
-    if n < 100:
-        return TENS[n // 10] + (f"-{SMALL[n % 10]}" if n % 10 else "")
-    sizes = {10**12: "trillion", 10**9: "billion", 10**6: "million", 1000: "thousand", 100: "hundred"}
-    size = next(size for size in sizes if size <= n)
-    rest = n % size
-    link = "" if rest == 0 else f" and {cardinal(rest)}" if rest < 100 else f" {cardinal(rest)}"
-    return f"{cardinal(n // size)} {sizes[size]}{link}"
-
-
-def digits(number):
-    """Digits read one by one."""
-    return " ".join(SMALL[int(digit)] for digit in number)
-
-
-def whole_in_words(number):
-    """An integer in words, with or without commas; 1100 to 2099 as years are read, which does for sheep as well."""
-    plain = number.replace(",", "")
-    if len(plain) > 15 or plain.startswith("0") and plain != "0":  # a telephone's, an agent's
-        return digits(plain)
-    if not re.fullmatch(r"1[1-9]\d\d|20[1-9]\d", number):
-        return cardinal(int(plain))
-    century, year = divmod(int(number), 100)
-    return f"{cardinal(century)} {'hundred' if year == 0 else cardinal(year) if year > 9 else f'oh {SMALL[year]}'}"
-
-
 def number_in_words(match):
-    """A NUMBER in words: 21st, 3.14, the 1980s, $5 million, and $3.14 as three dollars fourteen."""
+    """A NUMBER in words: 21st, 3.14, the 1980s, $5 million. 1100 to 2099 as years are read, which does for sheep."""
     currency, whole, decimals, large, ending = match.group("currency", "whole", "decimals", "large", "ending")
-    words = whole_in_words(whole) if whole else ""
+    plain = whole.replace(",", "")
+    if len(plain) > 15 or plain.startswith("0") and plain != "0":  # a telephone's, an agent's
+        words = " ".join(map(num2words, map(int, plain)))
+    elif plain:
+        kind = "year" if re.fullmatch(r"1[1-9]\d\d|20[1-9]\d", whole) else "cardinal"
+        words = num2words(int(plain), to="ordinal" if ending and ending != "s" else kind)
+    else:
+        words = ""
     cents = decimals if currency and not large and len(decimals or "") == 2 else None
     if decimals and not cents:
-        words += f" point {digits(decimals)}"
+        words += " point " + " ".join(map(num2words, map(int, decimals)))
     words += large or ""
     if currency:
         words += f" {CURRENCIES[currency]}{'s' * (whole != '1' or bool(large or decimals))}"
     if cents and cents != "00":
-        words += f" {cardinal(int(cents))}"
+        words += f" {num2words(int(cents))}"
     if ending == "s":
         words = re.sub("y$", "ie", words) + "s"
-    elif ending:
-        *start, last = re.split(r"\b(?=[a-z]+$)", words)
-        words = "".join(start) + ORDINALS.get(last, re.sub("y$", "ie", last.removesuffix("t")) + "th")
     return f" {'minus ' * bool(match['minus'])}{words} "
 
 
@@ -131,7 +100,7 @@ def character_in_words(char, letters):
         parts = [character_in_words(part, letters) for part in plain]
         return None if None in parts else "".join(parts)
     if kind == "Nd":
-        return f" {SMALL[unicodedata.decimal(char)]} "
+        return f" {num2words(unicodedata.decimal(char))} "
     if latin := re.fullmatch(r"latin small (?:letter|ligature) ([a-z]{1,2})\b.*", name):  # æ, ł, ø
         return latin[1]
     if kind[0] == "S" and char != "\ufffd":  # a butterfly is one by name

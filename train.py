@@ -480,7 +480,8 @@ def load_pretrained(name, block_size=None, dropout=0.0):
 
 def set_aside(folder):
     """Move an earlier run's files into a folder of their own, so that a new one overwrites nothing."""
-    files = [name for name in ("ckpt.pt", "last.pt", "log.jsonl") if os.path.exists(os.path.join(folder, name))]
+    names = ("ckpt.pt", "last.pt", "log.jsonl", "loss.png")
+    files = [name for name in names if os.path.exists(os.path.join(folder, name))]
     if not files:
         return
     number = 1

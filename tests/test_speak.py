@@ -139,11 +139,11 @@ def test_weights_named_as_in_the_files_of_2023_are_read(say, voice, tmp_path):
     {
         "It cost $5, £3.14, $1, €2.5 or $1.5 million.": "It cost five dollars, three pounds fourteen, one dollar, "
         "two point five euros or one point five million dollars.",
-        "3.14 of 1,234 and 1,000,001": "three point one four of one thousand two hundred and thirty-four and "
+        "3.14 of 1,234 and 1,000,001": "three point one four of one thousand, two hundred and thirty-four and "
         "one million and one",
         "the 1st, 2nd, 12th, 20th and 21st of 100": "the first, second, twelfth, twentieth and twenty-first of "
         "one hundred",
-        "1984, 2005, 1905, the 1960s": "nineteen eighty-four, two thousand and five, nineteen oh five, "
+        "1984, 2005, 1905, the 1960s": "nineteen eighty-four, two thousand and five, nineteen oh-five, "
         "the nineteen sixties",
         "agent 007 at 10:30, -5°": "agent zero zero seven at ten thirty, minus five degree",
         "1914–1918": "nineteen fourteen to nineteen eighteen",
@@ -158,25 +158,6 @@ def test_weights_named_as_in_the_files_of_2023_are_read(say, voice, tmp_path):
 def test_numbers_and_signs_become_words(written, said):
     words, lost = speak.in_words(written, set(LETTERS))
     assert (words.strip(), lost) == (said, [])
-
-
-def test_numbers_are_those_that_a_child_counts():
-    spoken = [speak.cardinal(n) for n in range(10000)]
-    assert len(set(spoken)) == 10000 and spoken[:3] == ["zero", "one", "two"]
-
-    def value(words):  # an independent way back
-        tens = dict(zip("twenty thirty forty fifty sixty seventy eighty ninety".split(), range(20, 100, 10)))
-        total = part = 0
-        for word in re.findall("[a-z]+", re.sub(r"\band\b", "", words)):
-            if word == "thousand":
-                total, part = part * 1000, 0
-            elif word == "hundred":
-                part *= 100
-            else:
-                part += tens[word] if word in tens else spoken.index(word)
-        return total + part
-
-    assert [value(spoken[n]) for n in range(0, 10000, 7)] == list(range(0, 10000, 7))
 
 
 @pytest.mark.parametrize("kind", ["voice", "phonetic"])
