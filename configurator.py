@@ -18,6 +18,7 @@ import importlib.util
 import math
 import os
 import re
+import signal
 import sys
 import time
 from types import BuiltinFunctionType, FunctionType, ModuleType
@@ -39,6 +40,7 @@ def run(main):
         main()
     except UserError as mistake:
         if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which torchrun sends when the first process has ended
             time.sleep(3)  # the first process may be showing the same mistake, and its end then ends this one
         print(f"error: {mistake}", file=sys.stderr)
         sys.exit(2)

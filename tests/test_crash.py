@@ -367,7 +367,7 @@ def follow(lines, beginning):
 
 
 def test_memory_stays_the_same_over_2000_iterations(start):
-    few = ("--gradient_accumulation_steps=1", "--eval_interval=500", "--log_interval=100")
+    few = ("--gradient_accumulation_steps=1", "--batch_size=1", "--eval_interval=500", "--log_interval=100")
     process, lines = start(*few, "--max_iters=2300")
     follow(lines, "iter 200:")
     early = resident(process)

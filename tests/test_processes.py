@@ -110,6 +110,21 @@ def test_a_signal_to_torchrun_saves_and_leaves_no_process_behind(torchrun, tmp_p
         os.killpg(process.pid, 0)
 
 
+def test_a_loss_that_is_not_finite_ends_all_processes_with_one_error_and_keeps_the_last_good_state(torchrun, tmp_path):
+    huge = ("--learning_rate=1e30", "--warmup_iters=0", "--decay_lr=False", "--grad_clip=0", "--eval_interval=1000")
+    began = time.monotonic()
+    process = torchrun(2, *huge, "--out_dir=out")
+    _, errors = finish(process, status=1)
+    assert time.monotonic() - began < 60
+    assert sum(line.startswith("error: iteration 1 ") for line in errors.splitlines()) == 1
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    for name in ("ckpt.pt", "last.pt"):
+        checkpoint = load(tmp_path / "out" / name)
+        assert checkpoint["iter_num"] == 0
+        assert all(weight.isfinite().all() for weight in checkpoint["model"].values())
+
+
 def kill_one(torchrun):
     table = subprocess.run(["ps", "-A", "-o", "ppid=,pid="], capture_output=True, text=True).stdout.splitlines()
     children = [int(pid) for parent, pid in map(str.split, table) if int(parent) == torchrun.pid]
