@@ -334,9 +334,9 @@ def linear_cross_entropy(x, weight, targets):
 class LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, targets, with_gradients):
-        # on a CPU a chunk of the logits is half as large as the weight, which is read anew for each; on a GPU it should
-        # keep the GPU busy
-        rows = max(weight.shape[1] // 2, 32) if x.device.type == "cpu" else 4096
+        # the weight and its gradient are read anew for each chunk: so few of them that this hardly shows on a CPU; and
+        # large enough to keep a GPU busy
+        rows = max(weight.shape[1] // 2, 256) if x.device.type == "cpu" else 4096
         keep = (targets >= 0).unsqueeze(1)  # (N, 1)
         count = keep.sum().clamp(min=1)
         dx, dweight = torch.empty_like(x) if with_gradients else None, None
