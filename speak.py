@@ -27,7 +27,6 @@ import torch
 from tqdm import tqdm
 
 check_installed("transformers", "num2words")
-from num2words import num2words  # noqa: E402
 
 # -----------------------------------------------------------------------------
 text = "Don't panic."  # what to say; FILE:story.txt reads it from a file, FILE:- from standard input
@@ -47,64 +46,57 @@ FILES = ["config.json", "model.safetensors", "tokenizer_config.json", "vocab.jso
 # what is written, in words
 
 TITLES = {"Mr": "Mister", "Mrs": "Missus", "Ms": "Miz", "Dr": "Doctor", "Prof": "Professor"}
-CURRENCIES = {"$": "dollar", "€": "euro", "£": "pound"}
-SIGNS = {"&": "and", "%": "percent", "@": "at", "#": "number", "/": "slash", "\\": "backslash", "§": "section"}
-SIGNS |= {"×": "times", "÷": "divided by", "−": "minus", "$": "dollar", "⁄": "over"}
+CURRENCIES = {"$": ("USD", "dollars"), "€": ("EUR", "euro"), "£": ("GBP", "pounds")}
+SIGNS = {"&": "and", "@": "at", "/": "slash", "\\": "backslash", "×": "times", "÷": "divided by", "⁄": "over"}
+PLAIN = str.maketrans({"’": "'", "‐": "-", "‑": "-", "…": "... ", "ß": "ss"})
 NUMBER = re.compile(
-    r"(?P<minus>(?<![\w)])[-−])?(?P<currency>[$€£])?"
-    r"(?P<whole>\d{1,3}(?:,\d{3})+(?!\d)|\d+|(?=\.\d))(?:\.(?P<decimals>\d+))?"
-    r"(?P<large> (?:hundred|thousand|million|billion|trillion)\b)?(?P<ending>(?:st|nd|rd|th|s)\b)?"
+    r"((?<![\w)])[-−])?([$€£])?(\d{1,3}(?:,\d{3})+(?!\d)|\d+|(?=\.\d))"  # minus, currency, whole
+    r"(?:\.(\d+)|(st|nd|rd|th|s)\b)?( (?:hundred|thousand|million|billion|trillion)\b)?"  # decimals, ending, large
 )
 
 
 def number_in_words(match):
-    """A NUMBER in words: 21st, 3.14, the 1980s, $5 million. 1100 to 2099 as years are read, which does for sheep."""
-    currency, whole, decimals, large, ending = match.group("currency", "whole", "decimals", "large", "ending")
-    plain = whole.replace(",", "")
-    if len(plain) > 15 or plain.startswith("0") and plain != "0":  # a telephone's, an agent's
-        words = " ".join(map(num2words, map(int, plain)))
-    elif plain:
-        kind = "year" if re.fullmatch(r"1[1-9]\d\d|20[1-9]\d", whole) else "cardinal"
-        words = num2words(int(plain), to="ordinal" if ending and ending != "s" else kind)
+    """A NUMBER in words: 21st, 3.14, the 1980s, $3.14, $5 million. 1100 to 2099 are years, which does for sheep too."""
+    from num2words import num2words
+
+    def digits(number):
+        return " ".join(num2words(int(digit)) for digit in number)
+
+    minus, currency, whole, decimals, ending, large = match.groups(default="")
+    code, unit = CURRENCIES.get(currency, ("", ""))
+    number = whole.replace(",", "")
+    if currency and not large and len(number) <= 15 and len(decimals) <= 2:
+        words = num2words(f"{number or 0}.{decimals or 0}", to="currency", currency=code)
+        words = re.sub(" sterling|, zero (cents|pence)$", "", words)
+        decimals = unit = ""  # are said
+    elif re.fullmatch(r"0\d+|\d{16,}|", number):  # an agent's, a telephone's, none before .5
+        words = digits(number)
+    elif ending in ("st", "nd", "rd", "th"):
+        words = num2words(int(number), to="ordinal")
     else:
-        words = ""
-    cents = decimals if currency and not large and len(decimals or "") == 2 else None
-    if decimals and not cents:
-        words += " point " + " ".join(map(num2words, map(int, decimals)))
-    words += large or ""
-    if currency:
-        words += f" {CURRENCIES[currency]}{'s' * (whole != '1' or bool(large or decimals))}"
-    if cents and cents != "00":
-        words += f" {num2words(int(cents))}"
+        year = re.fullmatch(r"(1[1-9]|20)\d\ds?", match[0])
+        words = num2words(int(number), to="year" if year else "cardinal")
     if ending == "s":
         words = re.sub("y$", "ie", words) + "s"
-    return f" {'minus ' * bool(match['minus'])}{words} "
+    point = f" point {digits(decimals)}" if decimals else ""
+    return f" {'minus ' * bool(minus)}{words}{point}{large} {unit} "
 
 
 def character_in_words(char, letters):
     """What is read where `char` stands, for a voice that knows `letters`; None where there is nothing to read."""
-    kind = unicodedata.category(char)
+    kind, name = unicodedata.category(char), unicodedata.name(char, "").lower()
     if char.lower() in letters or char in " \n.,;:!?'-":
         return char
     if char in SIGNS:
         return f" {SIGNS[char]} "
-    if kind == "Pd":  # a dash
-        return ", "
-    if kind[0] in "PZMC" and kind not in ("Co", "Cn") or kind == "Sk":  # quotes, brackets, spaces, marks: not read
-        return "" if kind[0] == "M" or kind == "Cf" else " "
-    name = unicodedata.name(char, "").removesuffix(" SIGN").lower()
-    if kind == "Sm":  # + and ≠, before the latter falls apart into = and a stroke
-        return f" {name.replace('-', ' ')} "
-    plain = unicodedata.normalize("NFKD", char.casefold())  # é to e and an accent, ß to ss, ² to 2
-    if plain != char:
-        parts = [character_in_words(part, letters) for part in plain]
-        return None if None in parts else "".join(parts)
-    if kind == "Nd":
-        return f" {num2words(unicodedata.decimal(char))} "
-    if latin := re.fullmatch(r"latin small (?:letter|ligature) ([a-z]{1,2})\b.*", name):  # æ, ł, ø
-        return latin[1]
-    if kind[0] == "S" and char != "\ufffd":  # a butterfly is one by name
-        return f" {re.sub('[^a-z]+', ' ', name)} "
+    if latin := re.match(r"latin (?:small|(capital)) (?:letter|ligature) ([a-z]{1,2})\b", name):  # é, Æ, ł
+        return latin[2].capitalize() if latin[1] else latin[2]
+    if kind in ("Sm", "Sc", "So") and char != "\ufffd" or kind == "Po" and name.endswith(" sign"):  # +, emoji, %
+        return re.sub("[^a-z]+", " ", f" {name.removesuffix(' sign')} ")
+    if kind[0] == "M" or kind == "Cf":  # accents, and what cannot be seen
+        return ""
+    if kind[0] in "PZ" or kind in ("Sk", "Cc"):  # a dash is a pause; quotes, brackets and spaces are not read
+        return ", " if kind == "Pd" else " "
     return None
 
 
@@ -114,7 +106,8 @@ def in_words(text, letters):
 
     `letters` are those that the voice knows, in lower case. Newlines stay.
     """
-    text = unicodedata.normalize("NFC", text.replace("’", "'").replace("…", "... "))
+    text = "".join(f" {char} " if char.isnumeric() and not char.isdecimal() else char for char in text)  # the ½ in 2½
+    text = unicodedata.normalize("NFKC", text.translate(PLAIN))
     text = re.sub(rf"\b({'|'.join(TITLES)})\.", lambda match: TITLES[match[1]], text)
     text = re.sub(r"--+|(?<=\s)-(?=\s)", "—", text)  # a typewriter's dash
     text = re.sub(r"(?<=\d):(?=\d\d)", " ", text)  # half past ten
@@ -161,33 +154,36 @@ def pieces(passage):
 # the voice
 
 
+def missing_files(folder):
+    """Those of a voice's files that are not in the folder."""
+    return [file for file in FILES if not os.path.exists(os.path.join(folder, file))]
+
+
 def voice_folder(name):
     """The folder of the voice `name`: itself, or what huggingface.co has under that name, fetched once."""
     from huggingface_hub import snapshot_download
 
     if os.path.isdir(name):
         return name
-    try:  # without asking huggingface.co, which takes minutes to be given up
-        folder = snapshot_download(name, allow_patterns=FILES, local_files_only=True)
-        if all(os.path.exists(os.path.join(folder, file)) for file in FILES):
-            return folder
-    except Exception:  # not there yet, or no possible name, which is told below
-        pass
-    try:
-        return snapshot_download(name, allow_patterns=FILES)
-    except Exception as failure:  # of many kinds
-        raise UserError(
-            f"there is no folder --model={name}, and no such voice in the cache, nor could it be fetched from "
-            f"huggingface.co ({first_line(failure)}): where there is a network, 'hf download {name} --local-dir voice' "
-            "makes a folder to copy here, for --model=voice"
-        ) from None
+    for cached in (True, False):  # without a network it takes minutes until huggingface.co is given up
+        try:
+            folder = snapshot_download(name, allow_patterns=FILES, local_files_only=cached)
+        except Exception as failure:  # of many kinds
+            reason = first_line(failure)
+        else:
+            if not cached or not missing_files(folder):
+                return folder
+    raise UserError(
+        f"there is no folder --model={name}, and no such voice in the cache, nor could it be fetched from "
+        f"huggingface.co ({reason}): where there is a network, 'hf download {name} --local-dir voice' "
+        "makes a folder to copy here, for --model=voice"
+    )
 
 
 def load_voice(name):
     """The tokenizer and the model of a voice. Raises UserError where it is none."""
     folder = voice_folder(name)
-    missing = [file for file in FILES if not os.path.exists(os.path.join(folder, file))]
-    if missing:
+    if missing := missing_files(folder):
         raise UserError(
             f"--model={name} has no {', '.join(missing)}: it should be a VITS voice, with {', '.join(FILES)}"
         )

@@ -137,8 +137,9 @@ def test_weights_named_as_in_the_files_of_2023_are_read(say, voice, tmp_path):
 @pytest.mark.parametrize(
     ("written", "said"),
     {
-        "It cost $5, £3.14, $1, €2.5 or $1.5 million.": "It cost five dollars, three pounds fourteen, one dollar, "
-        "two point five euros or one point five million dollars.",
+        "It cost $5, £3.14, $1, €2.5 or $1.5 million.": "It cost five dollars, three pounds, fourteen pence, "
+        "one dollar, two euro, fifty cents or one point five million dollars.",
+        "$0.999, $1,234.00": "zero point nine nine nine dollars, one thousand, two hundred and thirty-four dollars",
         "3.14 of 1,234 and 1,000,001": "three point one four of one thousand, two hundred and thirty-four and "
         "one million and one",
         "the 1st, 2nd, 12th, 20th and 21st of 100": "the first, second, twelfth, twentieth and twenty-first of "
@@ -148,11 +149,15 @@ def test_weights_named_as_in_the_files_of_2023_are_read(say, voice, tmp_path):
         "agent 007 at 10:30, -5°": "agent zero zero seven at ten thirty, minus five degree",
         "1914–1918": "nineteen fourteen to nineteen eighteen",
         "50% & more": "fifty percent and more",
-        "½ x² ≠ 5km": "one over two x two not equal to five km",
-        "Café, naïve, Æsir, Straße, Łódź": "Cafe, naive, aesir, Strasse, lodz",
+        "version 3.10 of .5, from 192.168.0.1": "version three point one zero of point five, from "
+        "one hundred and ninety-two point one six eight point zero point one",
+        "2½ x² ≠ 5km": "two one over two x two not equal to five km",
+        "Café, naïve, Æsir, Straße, Łódź": "Cafe, naive, Aesir, Strasse, Lodz",
         "“Don’t panic,” he said — ‘loudly’…": "Don't panic, he said, loudly...",
         "Mr. and Dr. *Adams* -- (two) \N{BUTTERFLY}": "Mister and Doctor Adams, two butterfly",
+        "up‑to‑date ‐ tea": "up-to-date, tea",
         "9" * 30: " ".join(["nine"] * 30),
+        f"${'9' * 400}": " ".join(["nine"] * 400) + " dollars",
     }.items(),
 )
 def test_numbers_and_signs_become_words(written, said):
