@@ -96,7 +96,9 @@ def draw(runs, x):
     place = {"xytext": (0, -12), "textcoords": "offset points", "ha": "center", "va": "top"}
     axes.annotate(f"{loss:.3f}", (at, loss), **place, weight="bold")
     height = max(settled) - min(settled) or 0.1
-    axes.set_ylim(min(settled) - 0.15 * height, max(settled) + 0.05 * height)
+    top = max(loss for line in axes.lines for loss in line.get_ydata())
+    top = top if top < max(settled) + 0.25 * height else max(settled)  # cut off what is steep, but no mark in half
+    axes.set_ylim(min(settled) - 0.15 * height, top + 0.05 * height)
     axes.set_xlabel(AXES[x])
     axes.set_ylabel("loss (nats a token)")
     axes.xaxis.set_major_formatter(short)

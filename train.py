@@ -21,6 +21,7 @@ import os
 import shutil
 import signal
 import sys
+import textwrap
 import time
 import warnings
 import zipfile
@@ -45,7 +46,7 @@ eval_iters = 200  # evaluate on at most so many batches of each split
 eval_only = False  # evaluate once and stop
 always_save_checkpoint = True  # ckpt.pt is the newest model at each evaluation; False: the best so far
 sample_tokens = 40  # have the model write so many tokens at each evaluation; 0: none
-init_from = "scratch"  # scratch, resume, auto (resume, else scratch), gpt2, gpt2-medium, -large, -xl, or a folder
+init_from = "scratch"  # scratch, resume, auto (resume or scratch), gpt2, gpt2-medium, -large, -xl, a folder
 # wandb
 wandb_log = False  # log to Weights & Biases too
 wandb_project = "owt"  # its project
@@ -78,10 +79,10 @@ min_lr = 6e-5  # the lowest, usually a tenth of learning_rate
 seed = 1337  # of the initial weights, the batches and dropout
 device = "auto"  # auto, cpu, cuda, cuda:1, mps
 dtype = "auto"  # auto, float32, bfloat16, float16
-checkpoint_activations = False  # compute the blocks twice, rather than keep their activations: a fifth of their memory
+checkpoint_activations = False  # compute the blocks twice instead of keeping their activations: less memory
 compile: str | bool = "auto"  # torch.compile the model: auto, True, False
 backend = "auto"  # how the processes that torchrun starts talk: auto, nccl (GPUs), gloo
-zero = False  # share the optimizer's state out among the processes: less memory in each, the same result
+zero = False  # share the optimizer's state out among the processes: less memory in each
 # -----------------------------------------------------------------------------
 
 RANK, WORLD_SIZE = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # set by torchrun
@@ -491,7 +492,7 @@ def set_aside(folder):
     os.mkdir(aside)
     for name in files:
         os.replace(os.path.join(folder, name), os.path.join(aside, name))
-    say(f"moved an earlier run to {aside} (--init_from=resume would have gone on with it)")
+    say(f"moved an earlier run to {aside} (to go on with it instead: --init_from=resume)")
 
 
 def open_log(path, iter_num):
@@ -517,8 +518,8 @@ def summarize(log_path):
     try:
         plot_loss([out_dir], os.path.join(out_dir, "loss.png"))
         say(f"the curve is in {os.path.join(out_dir, 'loss.png')}")
-    except ImportError:
-        say("no picture of the loss: 'pip install -r requirements.txt' brings matplotlib")
+    except (ImportError, UserError) as failure:  # the model is there all the same
+        say(f"no picture of the loss: {first_line(failure)}")
     say(f"the model is in {out_dir}; let it write: python sample.py --out_dir={out_dir}")
 
 
@@ -537,7 +538,9 @@ def catch_signals():
         if not caught:
             first = time.monotonic()
             caught.append(number)
-            os.write(2, b"\nfinishing the iteration, then saving (once more: quit at once)\n" if RANK == 0 else b"")
+            clear = b"\r\x1b[K" if os.isatty(2) else b""  # the ^C that the terminal echoed behind the bar
+            line = clear + b"finishing the iteration, then saving (once more: quit at once)\n"
+            os.write(2, line if RANK == 0 else b"")
 
     signal.signal(signal.SIGINT, note)
     signal.signal(signal.SIGTERM, note)
@@ -778,12 +781,13 @@ def main():
             best_val_loss = min(losses["val"], best_val_loss)
             bits = {split: bits_per_byte(losses[split], meta.get(split)) for split in data}
             in_bits = f", {bits['val']:.4f} bits a byte" if bits["val"] else ""
-            best = " (the best so far)" if is_best else ""
+            best = " (the best)" if is_best else ""
             say(f"step {iter_num}: train loss {losses['train']:.4f}, val loss {losses['val']:.4f}{in_bits}{best}")
             figures = {f"{s}/loss": losses[s] for s in data} | {f"{s}/bits_per_byte": bits[s] for s in data if bits[s]}
             if tokenizer and iter_num:  # a new model's would be noise
                 figures["sample"] = write_sample(raw_model, tokenizer, data["val"][:1], sample_tokens)
-                say(f"it writes: {figures['sample']}")
+                width = shutil.get_terminal_size().columns - 1 if on_terminal else sys.maxsize
+                say(textwrap.fill(f"it writes: {figures['sample']}", width, subsequent_indent="  "))
             log(figures)
             if not eval_only:
                 save(is_best or always_save_checkpoint)
