@@ -1,7 +1,7 @@
 """
 GPT-2 XL, the largest, learns to write like your text:  python train.py config/finetune_hitchikers.py
 
-On paper it takes 31 GB of GPU memory, or 22 with --checkpoint_activations=True --optimizer=muon; with
+On paper it takes 32 GB of GPU memory, or 22 with --checkpoint_activations=True --optimizer=muon; with
 --init_from=gpt2-large 17, gpt2-medium 8, gpt2 4.
 """
 
