@@ -16,6 +16,15 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 
+def status_of(script):
+    """The exit status with which a script's main ends, run in this process."""
+    try:
+        script.run(script.main)
+        return 0
+    except SystemExit as end:
+        return end.code or 0
+
+
 @pytest.fixture(scope="session")
 def repo(tmp_path_factory):
     """A copy of the scripts with an empty data folder, so that no test touches the repository's own folders."""
@@ -70,11 +79,7 @@ def inside(repo, tmp_path, monkeypatch, capsys):
         vars(module).update({"HERE": str(repo), "catch_signals": list, **replaced})  # pytest keeps its own handlers
         monkeypatch.setattr(sys, "argv", [name, *args])
         capsys.readouterr()
-        try:
-            status = module.run(module.main) or 0
-        except SystemExit as end:
-            status = end.code
-        return subprocess.CompletedProcess([name, *args], status, *capsys.readouterr())
+        return subprocess.CompletedProcess([name, *args], status_of(module), *capsys.readouterr())
 
     monkeypatch.chdir(tmp_path)
     return run

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import status_of
 
 from tokenizer import CharTokenizer, GPT2Tokenizer, make_tokenizer, read_meta
 
@@ -54,12 +55,7 @@ def prepare(script, monkeypatch, capsys):
         options = {"input": None, "dataset": None, "encoding": "gpt2", "val_fraction": 0.1, "clean": False}
         vars(script).update({**options, **replaced})
         monkeypatch.setattr(sys, "argv", ["prepare.py", *arguments])
-        try:
-            script.run(script.main)
-            status = 0
-        except SystemExit as end:
-            status = end.code
-        return (status, *capsys.readouterr())
+        return (status_of(script), *capsys.readouterr())
 
     return call
 

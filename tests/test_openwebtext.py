@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import status_of
 
 from tokenizer import GPT2Tokenizer
 
@@ -60,12 +61,7 @@ def prepare(house, tmp_path, monkeypatch, capsys):
         spec.loader.exec_module(script)
         vars(script).update(replaced)
         capsys.readouterr()
-        try:
-            script.run(script.main)
-            status = 0
-        except SystemExit as end:
-            status = end.code
-        return (status, *capsys.readouterr())
+        return (status_of(script), *capsys.readouterr())
 
     return call
 

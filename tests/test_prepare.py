@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import status_of
 
 from tokenizer import GPT2Tokenizer, make_tokenizer, read_meta
 
@@ -52,12 +53,7 @@ def prepare(house, monkeypatch, capsys):
         spec = importlib.util.spec_from_file_location("prepare_copy", house / "prepare.py")
         script = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(script)
-        try:
-            script.run(script.main)
-            status = 0
-        except SystemExit as end:
-            status = end.code
-        return (status, *capsys.readouterr())
+        return (status_of(script), *capsys.readouterr())
 
     return call
 
