@@ -754,7 +754,7 @@ def main():
             "meta": meta,
             "scaler": scaler.state_dict(),
             "seconds": seconds + busy,
-            **({"wandb": wandb_run.id} if wandb_run else {}),
+            **({"wandb": run_id} if (run_id := wandb_run.id if wandb_run else wandb_id) else {}),
         }
         save_checkpoint(state, is_best)
 
