@@ -203,6 +203,7 @@ def main():
     # sampling, with the weights in dtype
     for m in models.values():
         m.eval().to(torch_dtype)
+    gpt.pack()
     new = max_new_tokens or min(200, T - 1)
     prompt = torch.randint(GPT2_VOCAB, (1, 1), device=torch_device)
     first = in_turn({"ours": lambda: next(gpt.stream(prompt, 1, top_k=200))}, runs + 1, torch_device)

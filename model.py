@@ -52,23 +52,27 @@ class GPTConfig:
         return {name: value for name, value in vars(self).items() if name != "gelu" or value != "erf"}
 
 
-class Linear(nn.Linear):
-    """A linear layer, (..., in) to (..., out), that is quick for a few rows on a CPU too."""
+class PackedLinear(nn.Module):
+    """
+    A trained linear layer, (..., in) to (..., out), with its weights in the order that oneDNN likes best: the same
+    products to rounding, in a half to a quarter of the time for a few rows. torch.compile's `freezing` uses the same
+    operators; where there is no oneDNN they raise AttributeError or RuntimeError.
+    """
+
+    def __init__(self, linear):
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
+        self.bias = linear.bias
 
     def forward(self, x):
-        rows = x.shape[:-1].numel()
-        if torch.is_grad_enabled() or x.device.type != "cpu" or not 5 < rows <= 32:
-            return super().forward(x)
-        # for the samples of a batch, a token each, MKL takes twice as long for x @ weight.T as for weight @ x.T
-        y = (self.weight @ x.reshape(rows, -1).T).T.contiguous().view(*x.shape[:-1], -1)
-        return y if self.bias is None else y + self.bias
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
 
 class CausalSelfAttention(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.c_attn = Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
-        self.c_proj = Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.resid_dropout = nn.Dropout(config.dropout)
         self.n_head = config.n_head
         self.dropout = config.dropout
@@ -90,8 +94,8 @@ class CausalSelfAttention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.c_fc = Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
-        self.c_proj = Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
         self.gelu = nn.GELU("tanh" if config.gelu == "tanh" else "none")
 
@@ -126,7 +130,7 @@ class GPT(nn.Module):
                 ln_f=nn.LayerNorm(config.n_embd, bias=config.bias),
             )
         )
-        self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.transformer.wte.weight = self.lm_head.weight  # tied, as in GPT-2
         self.apply(self._init_weights)
         for name, p in self.named_parameters():
@@ -245,9 +249,23 @@ class GPT(nn.Module):
             optimizers.append(torch.optim.Muon(matrices, **muon))
         return optimizers
 
+    def pack(self):
+        """
+        Make a model that is to write, and no more, quick at it on a CPU: it can then be neither trained nor saved.
+        On a GPU, and where torch has no oneDNN for the CPU or the weights' type, this changes nothing.
+        """
+        try:
+            PackedLinear(self.transformer.h[0].attn.c_proj)(self.transformer.wte.weight[:1].detach())
+        except (AttributeError, RuntimeError):
+            return
+        for module in list(self.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, nn.Linear):
+                    setattr(module, name, PackedLinear(child))
+
     def new_kv_cache(self, batch_size, length):
         """An empty key/value cache for `length` tokens: (n_layer, 2, B, nh, length, hs)."""
-        c, weight = self.config, self.lm_head.weight
+        c, weight = self.config, self.transformer.wte.weight
         shape = (c.n_layer, 2, batch_size, c.n_head, length, c.n_embd // c.n_head)
         return torch.empty(shape, dtype=weight.dtype, device=weight.device)
 

@@ -83,6 +83,7 @@ def main():
     else:
         model, tokenizer = load_pretrained(init_from), GPT2Tokenizer()
     model.eval().to(torch_device, torch_dtype)
+    model.pack()
 
     prompt = read_text(start.removeprefix("FILE:"), "prompt") if start.startswith("FILE:") else start
     ids = tokenizer.encode(prompt, special=True)

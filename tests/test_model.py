@@ -1,5 +1,8 @@
 """The network against transformers' GPT-2, its loss against plain float64 arithmetic, its cache against itself."""
 
+import copy
+import platform
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -186,6 +189,33 @@ def test_greedy_text_is_that_of_transformers(model, reference):
     idx = tokens(3, 4)
     expected = reference.generate(idx, attention_mask=torch.ones_like(idx), max_new_tokens=28, do_sample=False)
     assert torch.equal(model.generate(idx, 28, temperature=0), expected)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 10])
+def test_a_packed_model_has_the_logits_and_the_greedy_text_of_transformers(model, reference, rows):
+    packed = copy.deepcopy(model)
+    packed.pack()
+    idx = tokens(rows, 12)
+    torch.testing.assert_close(all_logits(packed, idx), reference(idx).logits, rtol=0, atol=1e-4)
+    expected = reference.generate(idx, attention_mask=torch.ones_like(idx), max_new_tokens=20, do_sample=False)
+    assert torch.equal(packed.generate(idx, 20, temperature=0), expected)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="torch has oneDNN for x86")
+def test_a_packed_model_holds_no_weights_twice_but_those_of_the_embedding(model):
+    packed = copy.deepcopy(model)
+    packed.pack()
+    assert not any(isinstance(module, torch.nn.Linear) for module in packed.modules())
+    matrices = {name for name, p in packed.named_parameters() if p.dim() == 2}
+    assert matrices == {"transformer.wte.weight", "transformer.wpe.weight"}
+
+
+def test_a_model_in_a_type_that_cannot_be_packed_stays_as_it_is(model):
+    double = copy.deepcopy(model).double()
+    expected = double.generate(tokens(2, 12), 8, temperature=0)
+    double.pack()
+    assert torch.equal(double.generate(tokens(2, 12), 8, temperature=0), expected)
+    assert double.state_dict().keys() == model.state_dict().keys()
 
 
 @pytest.mark.parametrize("prompt", [1, 20, 32, 50])
