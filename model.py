@@ -354,7 +354,7 @@ class LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx, x, weight, targets, with_gradients):
         # the weight and its gradient are read anew for each chunk: so few of them that this hardly shows on a CPU; and
         # large enough to keep a GPU busy
-        rows = max(weight.shape[1] // 2, 256) if x.device.type == "cpu" else 4096
+        rows = 384 if x.device.type == "cpu" else 4096
         keep = (targets >= 0).unsqueeze(1)  # (N, 1)
         count = keep.sum().clamp(min=1)
         dx, dweight = torch.empty_like(x) if with_gradients else None, None
@@ -362,12 +362,14 @@ class LinearCrossEntropy(torch.autograd.Function):
         for i in range(0, len(x), rows):
             chunk, mask, target = x[i : i + rows], keep[i : i + rows], targets[i : i + rows, None].clamp(min=0)
             logits = F.linear(chunk, weight)  # (rows, V), in autocast's type
-            log_probs = F.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-            loss = loss - (log_probs.gather(1, target) * mask).sum()
+            probs = F.softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+            # -log(probs) of the target by way of the likeliest token, whose probability cannot round to zero
+            behind = logits.amax(dim=-1, keepdim=True).to(probs.dtype) - logits.gather(1, target)
+            loss = loss + ((behind - probs.amax(dim=-1, keepdim=True).log()) * mask).sum()
             if with_gradients:
                 # the gradient of the sum of the losses by the logits is probs - one_hot(target); the division by their
                 # number waits for backward, since float16 would round these small numbers to zero
-                dlogits = log_probs.exp_().scatter_add_(1, target, -torch.ones_like(log_probs[:, :1])).to(logits.dtype)
+                dlogits = probs.scatter_add_(1, target, -torch.ones_like(probs[:, :1])).to(logits.dtype)
                 dx[i : i + rows] = (dlogits @ weight.to(logits.dtype)) * mask
                 dweight = add_product(dweight, dlogits.T, (chunk * mask).to(logits.dtype), weight.dtype)
         ctx.save_for_backward(dx, dweight, count)
