@@ -358,20 +358,24 @@ class LinearCrossEntropy(torch.autograd.Function):
         keep = (targets >= 0).unsqueeze(1)  # (N, 1)
         count = keep.sum().clamp(min=1)
         dx, dweight = torch.empty_like(x) if with_gradients else None, None
+        dtype = F.linear(x[:0], weight[:0]).dtype  # autocast's, where there is one
+        exact, cast = torch.promote_types(dtype, torch.float32), weight.to(dtype)
         loss = 0.0
         for i in range(0, len(x), rows):
             chunk, mask, target = x[i : i + rows], keep[i : i + rows], targets[i : i + rows, None].clamp(min=0)
-            logits = F.linear(chunk, weight)  # (rows, V), in autocast's type
-            probs = F.softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+            shape = len(chunk), len(weight)  # (rows, V)
+            logits = torch.mm(chunk.to(dtype), cast.T, out=scratch("logits", shape, dtype, x.device))
+            probs = torch.softmax(logits, -1, dtype=exact, out=scratch("probs", shape, exact, x.device))
             # -log(probs) of the target by way of the likeliest token, whose probability cannot round to zero
-            behind = logits.amax(dim=-1, keepdim=True).to(probs.dtype) - logits.gather(1, target)
+            behind = logits.amax(dim=-1, keepdim=True).to(exact) - logits.gather(1, target)
             loss = loss + ((behind - probs.amax(dim=-1, keepdim=True).log()) * mask).sum()
             if with_gradients:
                 # the gradient of the sum of the losses by the logits is probs - one_hot(target); the division by their
                 # number waits for backward, since float16 would round these small numbers to zero
-                dlogits = probs.scatter_add_(1, target, -torch.ones_like(probs[:, :1])).to(logits.dtype)
-                dx[i : i + rows] = (dlogits @ weight.to(logits.dtype)) * mask
-                dweight = add_product(dweight, dlogits.T, (chunk * mask).to(logits.dtype), weight.dtype)
+                probs.scatter_add_(1, target, -torch.ones_like(probs[:, :1]))
+                dlogits = probs if dtype == exact else logits.copy_(probs)
+                dx[i : i + rows] = (dlogits @ cast) * mask
+                dweight = add_product(dweight, dlogits.T, (chunk * mask).to(dtype), weight.dtype)
         ctx.save_for_backward(dx, dweight, count)
         return loss / count
 
@@ -380,6 +384,23 @@ class LinearCrossEntropy(torch.autograd.Function):
         dx, dweight, count = ctx.saved_tensors
         grad = grad / count
         return dx * grad, dweight * grad, None, None
+
+
+scratches = {}
+
+
+def scratch(name, shape, dtype, device):
+    """
+    A matrix to write into, on a CPU the same memory at each call: to be given as much anew, filled with zeros by the
+    kernel, takes a quarter of a step of the laptop model. None on a GPU, which keeps its memory itself.
+    """
+    if device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    kept = scratches.get(name)
+    if kept is None or kept.dtype != dtype or kept.shape[1] != shape[1] or len(kept) < shape[0]:
+        with torch.inference_mode(False):
+            kept = scratches[name] = torch.empty(shape, dtype=dtype)
+    return kept[: shape[0]]
 
 
 def add_product(total, a, b, dtype):

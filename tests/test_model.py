@@ -140,6 +140,19 @@ def test_the_chunked_loss_is_right_where_the_targets_probability_rounds_to_zero(
     torch.testing.assert_close(linear_cross_entropy(x, weight, targets).double(), exact, rtol=1e-5, atol=0)
 
 
+def test_losses_of_several_sizes_and_types_do_not_disturb_each_other_before_their_backward():
+    cases = [loss_inputs(torch.float32), loss_inputs(torch.float32, rows=500, vocabulary=300)]
+    cases += [loss_inputs(torch.float64, rows=10), loss_inputs(torch.float32, rows=20, vocabulary=300)]
+    with torch.inference_mode():
+        linear_cross_entropy(*loss_inputs(torch.float32, vocabulary=400))
+    losses = [linear_cross_entropy(*case) for case in cases]
+    for loss, (x, weight, targets) in zip(losses, cases):
+        plain = F.cross_entropy(x @ weight.T, targets, ignore_index=-1)
+        torch.testing.assert_close(loss, plain)
+        expected = torch.autograd.grad(plain, (x, weight))
+        torch.testing.assert_close(torch.autograd.grad(loss, (x, weight)), expected)
+
+
 def test_a_batch_with_nothing_but_ignored_targets_has_loss_zero_and_no_gradient():
     x, weight, targets = loss_inputs(torch.float32)
     loss = linear_cross_entropy(x, weight, torch.full_like(targets, -1))
