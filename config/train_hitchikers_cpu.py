@@ -5,7 +5,8 @@ Validation loss on the novel, by optimizer and learning rate (that of AdamW's pa
 
     after 800 iterations, min_lr a tenth, 100 of warm-up: Muon 5e-3 4.298, 1e-2 / 3e-3 4.279, 1e-2 4.307
     after 640, min_lr 0: Muon 5e-3 4.347; with 40 of warm-up 4.335; then with 7e-3 4.334, beta2 0.95 4.385,
-        weight_decay 0.3 4.343, weight_decay 0 4.335
+        weight_decay 0.3 4.343, weight_decay 0 4.335; 1e-2 / 3e-3 4.354
+    after 880 of 8 windows each, min_lr 0: Muon 5e-3 4.355
     AdamW 1e-3, in nanoGPT's schedule: 4.477 after 800 of 2000, 4.312 after 2000
 """
 
