@@ -200,7 +200,7 @@ def main():
         trace.export_chrome_trace("bench-trace.json")
         print("  wrote bench-trace.json: open it in chrome://tracing or ui.perfetto.dev")
 
-    # sampling, with the weights in dtype
+    # sampling, with the weights in dtype, and ours packed as sample.py has them
     for m in models.values():
         m.eval().to(torch_dtype)
     gpt.pack()

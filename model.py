@@ -392,7 +392,8 @@ scratches = {}
 def scratch(name, shape, dtype, device):
     """
     A matrix to write into, on a CPU the same memory at each call: to be given as much anew, filled with zeros by the
-    kernel, takes a quarter of a step of the laptop model. None on a GPU, which keeps its memory itself.
+    kernel, takes a quarter of a step of the laptop model, and a heap that keeps it breaks up around blocks so large.
+    None on a GPU, for which torch keeps memory itself.
     """
     if device.type != "cpu" or torch.compiler.is_compiling():
         return None

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from model import GPT, GPTConfig, draw, linear_cross_entropy
+from model import GPT, GPTConfig, draw, linear_cross_entropy, scratches
 
 SIZES = {"block_size": 32, "vocab_size": 97, "n_layer": 3, "n_head": 4, "n_embd": 32}
 
@@ -151,6 +151,15 @@ def test_losses_of_several_sizes_and_types_do_not_disturb_each_other_before_thei
         torch.testing.assert_close(loss, plain)
         expected = torch.autograd.grad(plain, (x, weight))
         torch.testing.assert_close(torch.autograd.grad(loss, (x, weight)), expected)
+
+
+def test_on_a_cpu_the_logits_of_batches_of_any_size_lie_in_the_same_memory():
+    inputs = [loss_inputs(torch.float32, rows) for rows in (900, 1, 500, 900)]
+    places = set()
+    for x, weight, targets in inputs:
+        linear_cross_entropy(x, weight, targets).backward()
+        places.add(tuple(kept.data_ptr() for kept in scratches.values()))
+    assert len(places) == 1 and len(scratches) == 2
 
 
 def test_a_batch_with_nothing_but_ignored_targets_has_loss_zero_and_no_gradient():

@@ -52,9 +52,11 @@ def load(path):
     return torch.load(path, weights_only=True)
 
 
-def assert_close(one, other, tolerance=1e-5):
+def assert_close(one, other, tolerance=1e-5, matrices=None):
+    """All weights agree to the tolerance; the matrices inside the blocks to another, where there is one."""
     for name, weight in one["model"].items():
-        torch.testing.assert_close(weight, other["model"][name], atol=tolerance, rtol=0)
+        allowed = matrices if matrices and ".h." in name and weight.dim() == 2 else tolerance
+        torch.testing.assert_close(weight, other["model"][name], atol=allowed, rtol=0)
 
 
 def lines(out, beginning):
@@ -66,9 +68,10 @@ def test_two_processes_give_the_losses_and_the_weights_of_one(script, torchrun, 
     done = script("train.py", *TINY, "--out_dir=one", f"--optimizer={optimizer}")
     assert done.returncode == 0, done.stderr
     out, _ = finish(torchrun(2, "--out_dir=two", f"--optimizer={optimizer}", f"--zero={zero}"))
-    # Muon computes in bfloat16, and makes much of a last digit: some 2e-3 by the machine, where other batches give 2e-2
-    tolerance, weights_tolerance = (1e-5, 1e-5) if optimizer == "adamw" else (1e-3, 5e-3)
-    assert_close(load(tmp_path / "one/last.pt"), load(tmp_path / "two/last.pt"), weights_tolerance)
+    # Muon computes in bfloat16, and makes much of a last digit: up to 2.2e-3 in its matrices on a CPU with bfloat16;
+    # a run on other batches differs by 2e-2 and more
+    tolerance, matrices = (1e-5, None) if optimizer == "adamw" else (1e-3, 5e-3)
+    assert_close(load(tmp_path / "one/last.pt"), load(tmp_path / "two/last.pt"), tolerance, matrices)
     one, two = (
         [json.loads(line) for line in (tmp_path / folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
         for folder in ("one", "two")
