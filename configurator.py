@@ -294,19 +294,42 @@ def read_text(path, what="file"):
 @contextlib.contextmanager
 def replacing(path):
     """
-    Open a temporary binary file beside `path`, which takes its place once the block has ended well and all of it is on
-    the disk. Whatever goes wrong before, the old file stays as it was.
+    Open a temporary binary file beside `path`. It takes the place of `path` once the block has ended without an
+    exception and the data is on the disk; otherwise the old file stays as it was.
     """
-    temporary = f"{path}.tmp"
+    with replacing_all([path]) as [f]:
+        yield f
+
+
+@contextlib.contextmanager
+def replacing_all(paths):
+    """`replacing` for several files: none takes its place before all are on the disk. Yields a list of files."""
+    files = []
     try:
-        with open(temporary, "wb") as f:
-            yield f
+        for path in paths:
+            failed = repr(path)
+            files.append(open(f"{path}.tmp", "wb"))
+        failed = ", ".join(map(repr, paths))
+        yield files
+        for path, f in zip(paths, files):
+            failed = repr(path)
             f.flush()
             os.fsync(f.fileno())
-        os.replace(temporary, path)
+            f.close()  # Windows moves no open file
+        for path in paths:
+            failed = repr(path)
+            os.replace(f"{path}.tmp", path)
     except BaseException as failure:
-        if os.path.isfile(temporary):
-            os.remove(temporary)
+        for f in files:
+            with contextlib.suppress(OSError):
+                f.close()  # which may fail once more, at the same full disk
+            with contextlib.suppress(OSError):
+                os.remove(f.name)
         if isinstance(failure, OSError):
-            raise UserError(f"cannot write {path!r}: {failure.strerror}") from None
+            raise UserError(f"cannot write {failed}: {failure.strerror}") from None
         raise
+
+
+def data_folder(dataset):
+    """The folder of a dataset, data/NAME beside the scripts."""
+    return os.path.join(HERE, "data", dataset)
