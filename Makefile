@@ -1,4 +1,8 @@
-# make demo: from nothing to a GPT that writes. make test: lint and all tests. Both set up .venv, once.
+# make demo    from nothing to a GPT that writes
+# make test    lint and the tests, under 10 minutes on 2 cores
+# make quick   lint and the tests that are not marked slow, under 90 seconds: while you work
+# make full    the tests marked full, which make test leaves out
+# Each sets up .venv when it is first run.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,10 +12,18 @@ demo: .venv/installed
 	$(BIN)/python train.py config/train_hitchikers_cpu.py --init_from=auto
 	$(BIN)/python sample.py --out_dir=out-hitchikers --num_samples=3 --max_new_tokens=200
 
-test: .venv/installed-dev
+quick: lint
+	$(BIN)/python -m pytest -m "not slow and not full"
+
+test: lint
+	$(BIN)/python -m pytest -m "not full"
+
+full: .venv/installed-dev
+	$(BIN)/python -m pytest -m full
+
+lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -22,4 +34,4 @@ test: .venv/installed-dev
 	$(BIN)/python -m pip install -q -r requirements-dev.txt
 	touch $@
 
-.PHONY: demo test
+.PHONY: demo quick test full lint

@@ -1,4 +1,4 @@
-"""What the tests share: a copy of the scripts, tiny data sets, and two ways to run a script."""
+"""What the tests share: a copy of the scripts, tiny datasets, and two ways to run a script."""
 
 import importlib.util
 import json
@@ -15,9 +15,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tiny 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import configurator  # noqa: E402
+
 
 def status_of(script):
-    """The exit status with which a script's main ends, run in this process."""
+    """Run a script's main in this process; return its exit status."""
     try:
         script.run(script.main)
         return 0
@@ -38,7 +40,7 @@ def repo(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def dataset(repo):
-    """dataset(name, text, val_text) writes a data set of characters; returns its folder and the ids of both splits."""
+    """dataset(name, text, val_text) writes a dataset of characters; returns its folder and the ids of both splits."""
 
     def write(name, text="the cat sat on the mat. " * 40, val_text="a cat has a hat. " * 10, **counts):
         (folder := repo / "data" / name).mkdir()
@@ -56,8 +58,8 @@ def dataset(repo):
 @pytest.fixture(scope="session")
 def command(repo):
     """command("train.py", "--key=value", ...): what subprocess needs to run a script in a process of its own."""
-    more = {"PYTHONUTF8": "1", "PYTHONUNBUFFERED": "", "CUDA_VISIBLE_DEVICES": ""}
-    return lambda name, *args: {"args": [sys.executable, repo / name, *args], "env": os.environ | more, "text": True}
+    env = os.environ | {"PYTHONUNBUFFERED": "", "CUDA_VISIBLE_DEVICES": ""}
+    return lambda name, *args: {"args": [sys.executable, repo / name, *args], "env": env, "encoding": "utf-8"}
 
 
 @pytest.fixture
@@ -72,11 +74,14 @@ def inside(repo, tmp_path, monkeypatch, capsys):
     """inside("train.py", "--key=value", ..., name=value) does so in this process, which saves importing torch."""
 
     def run(name, *args, **replaced):
-        # a module anew, since a script's options are its globals; `replaced` are globals that a test puts in place
+        # a new module for each run, since a script's options are its globals; `replaced` are globals set by the test
         spec = importlib.util.spec_from_file_location("script", ROOT / name)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        vars(module).update({"HERE": str(repo), "catch_signals": list, **replaced})  # pytest keeps its own handlers
+        if hasattr(module, "HERE"):
+            module.HERE = str(repo)
+        monkeypatch.setattr(configurator, "HERE", str(repo))  # where data_folder() looks
+        vars(module).update({"catch_signals": list, **replaced})  # pytest keeps its own signal handlers
         monkeypatch.setattr(sys, "argv", [name, *args])
         capsys.readouterr()
         return subprocess.CompletedProcess([name, *args], status_of(module), *capsys.readouterr())
