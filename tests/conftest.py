@@ -58,8 +58,12 @@ def dataset(repo):
 @pytest.fixture(scope="session")
 def command(repo):
     """command("train.py", "--key=value", ...): what subprocess needs to run a script in a process of its own."""
-    env = os.environ | {"PYTHONUNBUFFERED": "", "CUDA_VISIBLE_DEVICES": ""}
-    return lambda name, *args: {"args": [sys.executable, repo / name, *args], "env": env, "encoding": "utf-8"}
+    more = {"PYTHONUNBUFFERED": "", "CUDA_VISIBLE_DEVICES": ""}
+
+    def of(name, *args):
+        return {"args": [sys.executable, repo / name, *args], "env": os.environ | more, "encoding": "utf-8"}
+
+    return of
 
 
 @pytest.fixture

@@ -1,6 +1,9 @@
-"""bench.py's promises, on sizes that take a moment."""
+"""bench.py's promises, on sizes that take seconds."""
 
 import json
+import re
+
+import pytest
 
 import bench
 import train
@@ -9,6 +12,7 @@ TINY = ["--model=laptop", "--batch_size=2", "--block_size=16", "--steps=3", "--r
 TINY += ["--max_new_tokens=4", "--device=cpu"]
 
 
+@pytest.mark.slow
 def test_it_times_training_and_sampling_beside_transformers_and_writes_the_figures(script, tmp_path):
     done = script("bench.py", *TINY, "--peer=transformers", "--json=figures.json", "--profile=True")
     assert done.returncode == 0, done.stderr
@@ -26,13 +30,15 @@ def test_it_times_the_step_that_training_makes():
     assert bench.train_step is train.train_step
 
 
+@pytest.mark.slow
 def test_it_writes_no_more_tokens_than_fit_into_the_window(script):
     done = script("bench.py", *TINY[:-2], "--device=cpu", "--optimizer=muon", "--block_size=8")
     assert done.returncode == 0 and "sampling, 1 x 7 tokens" in done.stdout, done.stderr
 
 
-def test_mistakes_are_one_line_with_what_would_be_right(script):
-    for mistake, named in {"--model=gpt3": "gpt2", "--peer=jax": "transformers", "--steps=0": "at least 1"}.items():
-        done = script("bench.py", *TINY, mistake)
-        assert done.returncode == 2 and done.stderr.startswith("error: ") and named in done.stderr
-        assert done.stderr.count("\n") == 1
+@pytest.mark.parametrize(
+    "mistake, right", [("--model=gpt3", "gpt2"), ("--peer=jax", "transformers"), ("--steps=0", "at least 1")]
+)
+def test_a_mistake_is_one_line_with_what_would_be_right(inside, mistake, right):
+    done = inside("bench.py", *TINY, mistake)
+    assert done.returncode == 2 and re.fullmatch(f"error: .*{right}.*\n", done.stderr)

@@ -25,6 +25,7 @@ import pytest
 import torch
 from tqdm import tqdm
 
+pytestmark = pytest.mark.slow
 TINY = ["--dataset=mats", "--device=cpu", "--n_layer=1", "--n_head=2", "--n_embd=16", "--block_size=8"]
 TINY += ["--batch_size=3", "--gradient_accumulation_steps=2", "--dropout=0.2", "--learning_rate=1e-2"]
 TINY += ["--min_lr=1e-3", "--warmup_iters=2", "--eval_iters=1", "--sample_tokens=2"]
@@ -184,6 +185,7 @@ def without_links(links):
     os.link = os.link if links else refuse
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "more, links",
     [(["--optimizer=adamw"], True), (["--optimizer=muon", "--dtype=float16"], False)],

@@ -131,6 +131,7 @@ def replaced(state, path, value):
 WRONG = [places, None, -1, 2**70, float("nan"), "text", [], {}, torch.zeros(3), torch.zeros(0), [None], {"a": [1]}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [0, 1])
 def test_a_resume_takes_or_refuses_a_checkpoint_whatever_one_of_its_values_is(whole, resume, part):
     state = load_checkpoint(str(whole))

@@ -172,6 +172,7 @@ sys.stdout.buffer.write(text.encode("utf-8"))
 """
 
 
+@pytest.mark.slow
 def test_a_pipeline_writes_what_we_write(exported, tmp_path, inside):
     folder, model = exported
     env = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}

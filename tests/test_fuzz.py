@@ -5,13 +5,16 @@ import math
 import os
 import pickle
 import re
+import struct
+from functools import reduce
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import configurator
+import sample
 import train
 from configurator import UserError, configure, read_options
 from tokenizer import CharTokenizer, GPT2Tokenizer, make_tokenizer, read_meta
@@ -23,17 +26,22 @@ TRIES = settings(
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-OPTIONS = read_options(vars(train))
+OPTIONS = read_options(vars(sample)) | read_options(vars(train))
 
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(configurator, "read_options", lambda namespace: OPTIONS)  # which takes as long as all the rest
+    monkeypatch.setattr(configurator, "read_options", lambda namespace: OPTIONS)  # parsing takes half of the time
+
+
+def examples(*values):
+    """Has a test try these values first."""
+    return lambda test: reduce(lambda test, value: example(value)(test), values, test)
 
 
 def outcome(function, *given):
-    """What a function returns, or None where it raises a UserError of one line that can be shown; all else fails."""
+    """What a function returns, or None if it raises a UserError of one line that can be shown. All else fails."""
     try:
         return function(*given)
     except UserError as mistake:
@@ -47,7 +55,7 @@ def namespace():
 
 
 def assert_options(config):
-    """Options that were accepted have their types, and numbers that 64 bits can hold."""
+    """Accepted options have the right types, and their numbers fit into 64 bits."""
     for name, value in (config or {}).items():
         assert type(value) in OPTIONS[name].kinds
         assert type(value) is not int or -(2**63) < value < 2**63
@@ -79,15 +87,21 @@ def test_option_lines_give_values_of_the_options_types_or_an_error(line):
     assert_options(config)
 
 
+def read_by_python(text, kinds):
+    if type(None) in kinds and text == "None":
+        return None
+    if kinds[0] is bool:
+        return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+    return kinds[0](text)
+
+
 @TRIES
 @given(st.sampled_from(sorted(OPTIONS)), values)
 def test_a_value_that_is_accepted_is_the_one_that_python_reads(name, text):
     config = outcome(configure, namespace(), [f"--{name}={text}"])
     assert_options(config)
-    if config is not None and OPTIONS[name].kinds[0] in (int, float):
-        assert config[name] == OPTIONS[name].kinds[0](text)
-    elif config is not None and OPTIONS[name].kinds == (str,):
-        assert config[name] == text
+    if config is not None:
+        assert config[name] == read_by_python(text, OPTIONS[name].kinds)
 
 
 # assignments of literals, arithmetic, broken syntax and random characters: no calls, no imports, no attributes
@@ -139,14 +153,14 @@ def test_the_script_itself_ends_with_status_2_and_one_line(inside, line):
     assert done.returncode == 2 and re.fullmatch("error: .+\n", done.stderr)
 
 
-@pytest.mark.parametrize("argument", ["\x1b[31m", "--é=\x0b", "--seed=\ud800", "--out_dir=\x85", "a\nb.py", "--seed=1"])
+@pytest.mark.parametrize("argument", ["\x1b[31m", "--é=\x0b", "--x=\ud800", "--to=\x85", "a\nb.py"])
 def test_a_real_command_line_ends_so_too(script, argument):
-    done = script("train.py", argument.encode("utf-8", "surrogatepass"), "--n_head=0")
+    done = script("plot.py", argument.encode("utf-8", "surrogatepass"))  # which starts in no time
     assert (done.returncode, done.stdout) == (2, "") and re.fullmatch("error: .+\n", done.stderr)
 
 
 # -----------------------------------------------------------------------------
-# data sets
+# datasets
 
 plain = st.recursive(
     st.one_of(st.none(), st.booleans(), numbers, st.text(max_size=9)),
@@ -169,19 +183,32 @@ metas = st.fixed_dictionaries(
 
 
 def assert_meta(meta):
-    """A meta that was accepted describes a tokenizer that has as many ids as it says."""
+    """An accepted meta describes a tokenizer with as many ids as it says, and counts that are numbers."""
     if meta is not None and meta["encoding"] == "char":
         tokenizer = make_tokenizer(meta)
+        assert type(meta["vocab_size"]) is int
         assert tokenizer.vocab_size == meta["vocab_size"] == len(tokenizer.encode(meta["chars"]))
         assert tokenizer.decode_bytes([meta["vocab_size"] - 1])
     elif meta is not None:
         assert (meta["encoding"], meta["vocab_size"]) == ("gpt2", 50257)
-    for split in ("train", "val"):
-        train.bits_per_byte(1.0, (meta or {}).get(split))
+    for counts in [meta[split] for split in ("train", "val") if split in (meta or {})]:
+        assert all(type(counts.get(of, 0)) is int for of in ("tokens", "bytes"))
+        train.bits_per_byte(1.0, counts)
 
 
 @TRIES
 @given(st.one_of(metas.map(json.dumps), plain.map(json.dumps), st.text(max_size=40)))
+@examples("", " \n", "\udcff", "\0" * 100, "[" * 100_000, '"gpt2"', '{"encoding": "gpt2", "vocab_si')
+@examples('{"encoding": ["gpt2"], "vocab_size": 50257}', '{"encoding": "gpt2\\nchar", "vocab_size": 50257}')
+@examples('{"encoding": "gpt2", "vocab_size": "50257"}', '{"encoding": "gpt2", "vocab_size": 1e999}')
+@examples('{"encoding": "gpt2", "vocab_size": 50304}', '{"encoding": "gpt2", "vocab_size": ' + "9" * 5000 + "}")
+@examples('{"encoding": "char", "vocab_size": 2}', '{"encoding": "char", "vocab_size": 0, "chars": ""}')
+@examples('{"encoding": "char", "vocab_size": 2, "chars": "aa"}', '{"encoding": "char", "chars": "abc"}')
+@examples('{"encoding": "char", "vocab_size": 2, "chars": ["a", "b"]}')
+@examples('{"encoding": "char", "vocab_size": true, "chars": "a"}')
+@examples('{"encoding": "char", "vocab_size": 2.0, "chars": "ab"}')
+@examples('{"encoding": "gpt2", "vocab_size": 50257, "val": null}')
+@examples('{"encoding": "gpt2", "vocab_size": 50257, "train": {"tokens": "3", "bytes": 9}}')
 def test_texts_as_a_meta_json_give_a_tokenizer_or_an_error(text):
     with open("meta.json", "wb") as f:
         f.write(text.encode("utf-8", "surrogatepass"))
@@ -194,7 +221,7 @@ def nanogpts(chars):
 
 @st.composite
 def damaged(draw, contents):
-    """Bytes of which some are changed, left out or added."""
+    """Bytes, some of them changed, removed or added."""
     content = bytearray(draw(contents))
     for _ in range(draw(st.integers(0, 3))):
         at = draw(st.integers(0, max(len(content) - 1, 0)))
@@ -208,8 +235,17 @@ pickles = st.one_of(
 )
 
 
+def pickled(vocab_size, *tokens):
+    return pickle.dumps({"vocab_size": vocab_size, "itos": dict(enumerate(tokens))})
+
+
 @TRIES
 @given(st.one_of(damaged(pickles), st.binary(max_size=60)))
+@examples(b"", bytes(100), b"Pelsewhere\n.", pickle.dumps(nanogpts("abc"))[:-5], pickle.dumps({}), pickle.dumps(3))
+@examples(*(head + struct.pack("<Q", 2**60) + b"a" for head in (b"\x80\x04\x95", b"\x80\x04\x8e", b"\x80\x04\x8d")))
+@examples(pickle.dumps({"vocab_size": 3}), pickle.dumps({"itos": {0: "a"}}), pickled(0), pickled(3, "a", "b"))
+@examples(pickled(2, "a", "a"), pickled(2, 1, 2), pickled(2, "one", "two"), pickled(2.0, "a", "b"))
+@examples(pickle.dumps({"vocab_size": 2, "itos": {0: "a", 2: "b"}}))
 def test_bytes_as_a_meta_pkl_give_a_tokenizer_or_an_error(content):
     with open("meta.pkl", "wb") as f:
         f.write(content)
@@ -235,7 +271,8 @@ def test_bytes_as_a_train_bin_give_token_ids_of_the_model_or_an_error(content, m
     if meta is None:
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "HERE", os.getcwd())
+        patch.setattr(configurator, "HERE", os.getcwd())
+        patch.setattr(train, "HERE", os.getcwd(), raising=False)
         patch.setattr(train, "dataset", "fuzz")
         tokens = outcome(train.open_tokens, "train", meta, block_size, vocab_size)
     if tokens is not None:

@@ -194,6 +194,7 @@ def test_in_float16_small_gradients_are_not_rounded_to_zero():
     assert (grad != 0).float().mean() > 0.99
 
 
+@pytest.mark.slow
 def test_the_compiled_loss_is_the_same():
     x, weight, targets = loss_inputs(torch.float32)
     plain, compiled = linear_cross_entropy, torch.compile(linear_cross_entropy, fullgraph=True)

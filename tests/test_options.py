@@ -1,22 +1,19 @@
 """What configurator.py promises: options from command line and config files, errors in one line, safe files."""
 
-import ast
-import importlib
-import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 import configurator
-from configurator import UserError, configure, read_options, replacing, resolve_device, run
+import sample
+import train
+from configurator import UserError, configure, read_options, replacing, run
+from conftest import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PREPARE = ROOT / "data" / "hitchikersguide" / "prepare.py"
-SCRIPTS = ["train.py", "sample.py", "data/prepare.py", "data/hitchikersguide/prepare.py"]
 
 SCRIPT = '''"""What the script does."""
 
@@ -70,7 +67,7 @@ def namespace(tmp_path, monkeypatch):
 
 @pytest.fixture
 def mistake(namespace):
-    """Configures the script with arguments that are wrong, and gives the message, after the checks that all share."""
+    """mistake("--key=value", ...) gives the message for wrong arguments: one line, and no option has changed."""
 
     def of(*arguments):
         before = dict(namespace)
@@ -93,30 +90,16 @@ def write(name, content):
 # order
 
 
-def test_without_arguments_the_defaults_stay(namespace):
-    assert configure(namespace, []) == DEFAULTS
-
-
-def test_options_are_set_in_the_script_and_returned(namespace):
-    config = configure(namespace, ["--batch_size=3"])
-    assert namespace["batch_size"] == config["batch_size"] == 3
-    assert config == DEFAULTS | {"batch_size": 3}
-
-
-def test_the_arguments_are_those_of_the_command_line(namespace, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["script.py", "--batch_size=3"])
-    assert configure(namespace)["batch_size"] == 3
+def test_the_options_of_the_command_line_are_set_in_the_script_and_returned(namespace, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["script.py", "--batch_size=2", "--batch_size=3"])  # the last one counts
+    config = configure(namespace)
+    assert config == DEFAULTS | {"batch_size": 3} == {name: namespace[name] for name in DEFAULTS}
 
 
 def test_only_commented_assignments_in_small_letters_above_the_first_function_are_options(namespace, mistake):
     assert list(configure(namespace, [])) == list(DEFAULTS)
     for name in ("LIMIT", "separator", "inside", "main"):
         assert f"there is no option --{name}" in mistake(f"--{name}=1")
-
-
-def test_a_config_file_goes_before_the_defaults(namespace):
-    write("a.py", "batch_size = 2\n")
-    assert configure(namespace, ["a.py"]) == DEFAULTS | {"batch_size": 2}
 
 
 def test_a_later_config_file_goes_before_an_earlier_one(namespace):
@@ -131,10 +114,6 @@ def test_an_argument_goes_before_every_config_file_wherever_it_stands(namespace,
     write("a.py", "batch_size = 2\n")
     write("b.py", "batch_size = 3\n")
     assert configure(namespace, line.split())["batch_size"] == 4
-
-
-def test_the_last_of_two_arguments_counts(namespace):
-    assert configure(namespace, ["--batch_size=4", "--batch_size=5"])["batch_size"] == 5
 
 
 # -----------------------------------------------------------------------------
@@ -182,70 +161,6 @@ def test_a_value_takes_the_type_of_its_option(namespace, argument, value):
     result = configure(namespace, [argument])
     assert result == DEFAULTS | {name: value}
     assert type(result[name]) is type(value)
-
-
-@pytest.mark.parametrize(
-    "argument, right",
-    [
-        ("--batch_size=abc", "a whole number (the default is 12)"),
-        ("--batch_size=", "a whole number"),
-        ("--batch_size=1.5", "a whole number"),
-        ("--batch_size=1e3", "a whole number"),
-        ("--batch_size=None", "a whole number"),
-        ("--batch_size=True", "a whole number"),
-        ("--batch_size=two\nlines", "a whole number"),
-        ("--batch_size=9" + "0" * 30, "a whole number"),
-        pytest.param("--batch_size=" + "9" * 5000, "a whole number", id="5000 digits"),
-        ("--learning_rate=abc", "a number (the default is 0.0006)"),
-        ("--learning_rate=", "a number"),
-        ("--learning_rate=None", "a number"),
-        ("--learning_rate=nan", "a number"),
-        ("--learning_rate=inf", "a number"),
-        ("--learning_rate=-inf", "a number"),
-        ("--learning_rate=1e999", "a number"),
-        ("--bias=yes", "True or False (the default is False)"),
-        ("--bias=2", "True or False"),
-        ("--bias=", "True or False"),
-        ("--bias=None", "True or False"),
-        ("--top_k=abc", "a whole number or None (the default is 200)"),
-        ("--top_k=1.5", "a whole number or None"),
-        ("--top_p=abc", "a number or None (the default is None)"),
-        ("--top_p=nan", "a number or None"),
-    ],
-)
-def test_a_value_of_the_wrong_type_is_named_with_what_would_be_right(mistake, argument, right):
-    message = mistake(argument)
-    assert argument[2:].partition("=")[0] in message
-    assert f"should be {right}" in message
-
-
-@pytest.mark.parametrize(
-    "argument, nearest",
-    [
-        ("--batch_siz=3", "--batch_size"),
-        ("--batchsize=3", "--batch_size"),
-        ("--batch-size=3", "--batch_size"),
-        ("--learningrate=3", "--learning_rate"),
-        ("--outdir=x", "--out_dir"),
-        ("--topk=3", "--top_k"),
-    ],
-)
-def test_for_a_typo_the_nearest_option_is_offered(mistake, argument, nearest):
-    message = mistake(argument)
-    assert f"there is no option {argument.partition('=')[0]}" in message
-    assert f"did you mean {nearest}?" in message
-
-
-@pytest.mark.parametrize("argument", ["--qqq=3", "--=3", "--qq\nqq=3"])
-def test_where_no_option_is_near_all_are_listed(mistake, argument):
-    message = mistake(argument)
-    assert all(f"--{name}" in message for name in DEFAULTS)
-
-
-@pytest.mark.parametrize("argument", ["--batch_size", "-batch_size=3", "-b", "--", "-"])
-def test_an_argument_in_another_form_is_refused_with_the_right_one(mistake, argument):
-    message = mistake(argument)
-    assert repr(argument) in message and "--key=value" in message and "--help" in message
 
 
 # -----------------------------------------------------------------------------
@@ -328,122 +243,64 @@ def test_a_config_file_of_the_repository_is_found_from_any_folder(namespace, tmp
     assert configure(namespace, ["config/small.py"])["batch_size"] == 2
 
 
-@pytest.mark.parametrize("path", ["config/train_hitchiker.py", "train_hitchikers.py", "conf/train_hitchikers.py"])
-def test_for_a_missing_config_file_the_nearest_is_offered(mistake, path):
-    message = mistake(path)
-    assert repr(path) in message and "did you mean config/train_hitchikers.py?" in message
+MISTAKES = {
+    # what is no Python, with its line
+    "batch_size = 1\nlearning_rate = = 2\n": "c.py, line 2: ",
+    "\n\nbatch_size = (1\n": "c.py, line 3: ",
+    "if bias:\nbatch_size = 1\n": "c.py, line 2: ",
+    "batch_size = 3\0\n": "c.py",
+    b'out_dir = "caf\xe9"\n': "the config file 'c.py' is not UTF-8",
+    # an exception, with its line
+    "batch_size = 1\ndropout = 1 / 0\n": "c.py, line 2: ZeroDivisionError",
+    "batch_size = batchsize\n": "c.py, line 1: NameError",
+    "def f():\n    return {}['key']\n\nbatch_size = f()\n": "c.py, line 2: KeyError",
+    "import json\njson.loads('{')\n": "c.py, line 2: JSONDecodeError",
+    "raise KeyError\n": "c.py, line 1: KeyError",
+    "raise ValueError('two\\nlines')\n": "c.py, line 1: ValueError: two",
+    "raise ValueError('\\n')\n": "c.py, line 1: ValueError",
+    "def f(): f()\nf()\n": "c.py, line 1: RecursionError",
+    "batch_size = 1\n\neval('1 +')\n": "c.py, line 3",
+    "\nimport broken_module\n": "c.py, line 2: SyntaxError",
+    "import sys\nsys.exit()\n": "c.py ends the script",
+    # names that are no options
+    "batch_siz = 3\n": "c.py sets 'batch_siz', which is no option: did you mean batch_size?",
+    "zzz = 3\n": "c.py sets 'zzz', which is no option: there are batch_size, learning_rate",
+    "separator = '/'\n": "c.py sets 'separator', which is no option",
+    "LIMIT = 4\n": "c.py sets 'LIMIT', which is no option",
+    # values of another type
+    "batch_size = 12.0": "c.py: batch_size = 12.0 should be a whole number (the default is 12)",
+    "batch_size = True": "c.py: batch_size = True should be a whole number",
+    "batch_size = 2**63": "c.py: batch_size = 9223372036854775808 is out of range: it should be a whole number",
+    "batch_size = 10**5000": "c.py: batch_size = an integer of 16610 bits is out of range",
+    "learning_rate = '1e-3'": "c.py: learning_rate = '1e-3' should be a number (the default is 0.0006)",
+    "learning_rate = 10**400": "c.py: learning_rate = an integer of 1329 bits is out of range",
+    "learning_rate = float('nan')": "c.py: learning_rate = nan is out of range",
+    "bias = 1": "c.py: bias = 1 should be True or False",
+    "out_dir = 2024": "c.py: out_dir = 2024 should be a text (the default is 'out')",
+    "out_dir = 'two\\nlines', 3": "c.py: out_dir = ('two\\nlines', 3) should be a text",
+    "top_k = 1.5": "c.py: top_k = 1.5 should be a whole number or None",
+    "compile = 1": "c.py: compile = 1 should be a text or True or False",
+    "def batch_size(): pass": "c.py: batch_size = <function",
+}
 
 
-@pytest.mark.parametrize("path", ["", "zzz", "null\0.py"])
-def test_where_no_config_file_is_near_all_are_listed(mistake, path):
-    message = mistake(path)
-    assert all(f"config/{name.name}" in message for name in (ROOT / "config").glob("*.py"))
+@pytest.mark.parametrize("source", MISTAKES, ids=ascii)
+def test_a_mistake_in_a_config_file_is_named_with_its_line_or_what_would_be_right(mistake, monkeypatch, source):
+    write("broken_module.py", "\n\n\n\n\n\n\nx = (\n")
+    monkeypatch.syspath_prepend(".")
+    assert mistake(write("c.py", source)).startswith(MISTAKES[source])
+
+
+@pytest.mark.parametrize("path", ["train_hitchikers.py", "conf/train_hitchikers.py", "zzz", "null\0.py", ""])
+def test_for_a_missing_config_file_the_nearest_is_offered_or_else_all_are_listed(mistake, path):
+    known = [f"config/{file.name}" for file in (ROOT / "config").glob("*.py")]
+    message, near = mistake(path), "train_hitchikers" in path
+    assert repr(path) in message and ("did you mean config/train_hitchikers.py?" in message) is near
+    assert near or all(name in message for name in known)
 
 
 def test_a_folder_is_no_config_file(mistake, tmp_path):
     assert "cannot read the config file" in mistake(str(tmp_path))
-
-
-@pytest.mark.parametrize(
-    "source, where",
-    [
-        ("batch_size = 1\nlearning_rate = = 2\n", "c.py, line 2: "),
-        ("\n\nbatch_size = (1\n", "c.py, line 3: "),
-        ("if bias:\nbatch_size = 1\n", "c.py, line 2: "),
-        ("batch_size 64\n", "c.py, line 1: "),
-    ],
-)
-def test_a_syntax_error_in_a_config_file_is_named_with_its_line(mistake, source, where):
-    assert mistake(write("c.py", source)).startswith(where)
-
-
-@pytest.mark.parametrize(
-    "source, where",
-    [
-        ("batch_size = 1\ndropout = 1 / 0\n", "c.py, line 2: ZeroDivisionError"),
-        ("batch_size = batchsize\n", "c.py, line 1: NameError"),
-        ("def f():\n    return {}['key']\n\nbatch_size = f()\n", "c.py, line 2: KeyError"),
-        ("import json\njson.loads('{')\n", "c.py, line 2: JSONDecodeError"),
-        ("\nimport no_such_module\n", "c.py, line 2: ModuleNotFoundError"),
-        ("open('no such file')\n", "c.py, line 1: FileNotFoundError"),
-        ("raise KeyError\n", "c.py, line 1: KeyError"),
-        ("raise ValueError('two\\nlines')\n", "c.py, line 1: ValueError: two"),
-        ("raise ValueError(' ')\n", "c.py, line 1: ValueError"),
-        ("raise ValueError('\\n')\n", "c.py, line 1: ValueError"),
-        ("def f(): f()\nf()\n", "c.py, line 1: RecursionError"),
-        ("batch_size = 1\n\neval('1 +')\n", "c.py, line 3"),
-        ("batch_size = 1\n\nint('9' * 5000)\n", "c.py, line 3: ValueError"),
-    ],
-)
-def test_an_exception_in_a_config_file_is_named_with_its_line(mistake, source, where):
-    assert mistake(write("c.py", source)).startswith(where)
-
-
-def test_a_syntax_error_in_a_module_that_a_config_file_imports_has_the_line_of_the_import(
-    mistake, monkeypatch, tmp_path
-):
-    monkeypatch.syspath_prepend(tmp_path)
-    write("broken_module.py", "\n\n\n\n\n\n\nx = (\n")
-    assert mistake(write("c.py", "\nimport broken_module\n")).startswith("c.py, line 2")
-
-
-@pytest.mark.parametrize(
-    "source, name, hint",
-    [
-        ("batch_siz = 3\n", "batch_siz", "did you mean batch_size?"),
-        ("learningrate = 3\n", "learningrate", "did you mean learning_rate?"),
-        ("zzz = 3\n", "zzz", "there are batch_size, learning_rate"),
-        ("separator = '/'\n", "separator", ""),
-        ("LIMIT = 4\n", "LIMIT", ""),
-    ],
-)
-def test_a_config_file_may_not_set_an_unknown_name(mistake, source, name, hint):
-    message = mistake(write("c.py", source))
-    assert message.startswith(f"c.py sets {name!r}, which is no option") and hint in message
-
-
-@pytest.mark.parametrize(
-    "line, right",
-    [
-        ("batch_size = '12'", "a whole number (the default is 12)"),
-        ("batch_size = 12.0", "a whole number"),
-        ("batch_size = True", "a whole number"),
-        ("batch_size = None", "a whole number"),
-        ("batch_size = [12]", "a whole number"),
-        ("batch_size = 2**63", "a whole number"),
-        ("batch_size = -(2**63)", "a whole number"),
-        ("batch_size = 10**5000", "a whole number"),
-        ("learning_rate = '1e-3'", "a number (the default is 0.0006)"),
-        ("learning_rate = True", "a number"),
-        ("learning_rate = 10**400", "a number"),
-        ("learning_rate = float('nan')", "a number"),
-        ("learning_rate = -float('inf')", "a number"),
-        ("bias = 1", "True or False"),
-        ("bias = 'False'", "True or False"),
-        ("out_dir = 2024", "a text (the default is 'out')"),
-        ("out_dir = None", "a text"),
-        ("out_dir = b'out'", "a text"),
-        ("out_dir = 'two\\nlines', 3", "a text"),
-        ("top_k = 1.5", "a whole number or None"),
-        ("top_k = 'None'", "a whole number or None"),
-        ("compile = 1", "a text or True or False"),
-        ("def batch_size(): pass", "a whole number"),
-        ("import os as out_dir", "a text"),
-    ],
-)
-def test_a_config_file_may_not_give_an_option_the_wrong_type(mistake, line, right):
-    message = mistake(write("c.py", line))
-    assert message.startswith("c.py: ") and f"should be {right}" in message
-
-
-def test_a_config_file_that_is_not_utf8_is_refused(mistake):
-    message = mistake(write("c.py", b'batch_size = 3\nout_dir = "caf\xe9"\n'))
-    assert "'c.py' is not UTF-8" in message
-
-
-def test_a_config_file_with_a_nul_byte_is_refused(mistake):
-    message = mistake(write("c.py", "batch_size = 3\0\n"))
-    assert "c.py" in message and "nul" in message.lower() and "None" not in message
 
 
 def test_a_mistake_in_a_later_argument_leaves_all_options_as_they_were(mistake):
@@ -486,41 +343,6 @@ def test_a_default_may_be_any_text(tmp_path):
         "c": "two\nlines",
     }
     assert [option.comment for option in options.values()] == ["with # inside", "not ASCII", "long"]
-
-
-def load(script, monkeypatch):
-    """A script as a module; prepare.py lies in no package, and puts the root on sys.path itself."""
-    if "/" not in script:
-        return importlib.import_module(script.removesuffix(".py"))
-    monkeypatch.setattr(sys, "path", sys.path[:])
-    spec = importlib.util.spec_from_file_location("prepare_script", ROOT / script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_every_plain_assignment_at_the_top_of_a_script_is_an_option_with_a_comment(script, monkeypatch):
-    options = read_options(vars(load(script, monkeypatch)))
-    assigned = []
-    for node in ast.parse((ROOT / script).read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.FunctionDef):
-            break
-        if isinstance(node, ast.Assign | ast.AnnAssign):
-            assigned += [n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
-    assert list(options) == [name for name in assigned if name.islower()]
-    assert all(option.comment for option in options.values())
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_every_script_has_help(script, monkeypatch, capsys):
-    module = load(script, monkeypatch)
-    with pytest.raises(SystemExit) as end:
-        configure(vars(module), ["--help"])
-    out = capsys.readouterr().out
-    assert end.value.code == 0 and module.__doc__.strip() in out and os.path.basename(script) in out
-    for name, option in read_options(vars(module)).items():
-        assert f"--{name}={option.default!r} " in out and option.comment in out
 
 
 NANOGPT_TRAIN = {
@@ -566,9 +388,9 @@ NANOGPT_SAMPLE = {
 }
 
 
-@pytest.mark.parametrize("script, nanogpt", [("train.py", NANOGPT_TRAIN), ("sample.py", NANOGPT_SAMPLE)])
-def test_nanogpts_options_keep_their_names_and_defaults(script, nanogpt, monkeypatch):
-    options = read_options(vars(load(script, monkeypatch)))
+@pytest.mark.parametrize("script, nanogpt", [(train, NANOGPT_TRAIN), (sample, NANOGPT_SAMPLE)])
+def test_nanogpts_options_keep_their_names_and_defaults(script, nanogpt):
+    options = read_options(vars(script))
     assert {name: options[name].default for name in nanogpt if name in options} == nanogpt
     assert {"device", "dtype", "compile"} <= options.keys()
 
@@ -591,93 +413,9 @@ GPT2 = {"n_layer": 12, "n_head": 12, "n_embd": 768, "block_size": 1024, "max_ite
 
 
 @pytest.mark.parametrize("name, values", [("hitchikers", HITCHIKERS), ("hitchikers_cpu", CPU), ("gpt2", GPT2)])
-def test_the_repositorys_config_files_give_what_the_readme_says(name, values, monkeypatch):
-    namespace = dict(vars(load("train.py", monkeypatch)))
-    config = configure(namespace, [str(ROOT / "config" / f"train_{name}.py")])
+def test_the_repositorys_config_files_give_what_the_readme_says(name, values):
+    config = configure(dict(vars(train)), [str(ROOT / "config" / f"train_{name}.py")])
     assert {key: config[key] for key in values} == values
-
-
-# -----------------------------------------------------------------------------
-# device, dtype, compile
-
-
-@pytest.fixture
-def machine(monkeypatch):
-    """Pretends a machine: whether it has CUDA GPUs (how many, of which capability) and an Apple GPU."""
-
-    def pretend(cuda=0, capability=(8, 0), mps=False):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
-        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-
-    pretend()
-    return pretend
-
-
-def test_device_auto_is_cuda_then_mps_then_cpu(machine):
-    assert resolve_device("auto", "auto", "auto")[0].type == "cpu"
-    machine(mps=True)
-    assert resolve_device("auto", "auto", "auto")[0].type == "mps"
-    machine(cuda=1, mps=True)
-    assert resolve_device("auto", "auto", "auto")[0].type == "cuda"
-
-
-@pytest.mark.parametrize(
-    "has, dtype",
-    [
-        ({"cuda": 1, "capability": (8, 0)}, torch.bfloat16),
-        ({"cuda": 1, "capability": (9, 0)}, torch.bfloat16),
-        ({"cuda": 1, "capability": (7, 5)}, torch.float16),
-        ({"mps": True}, torch.float32),
-        ({}, torch.float32),
-    ],
-)
-def test_dtype_auto_is_what_the_device_has(machine, has, dtype):
-    machine(**has)
-    assert resolve_device("auto", "auto", "auto")[1] is dtype
-
-
-def test_compile_auto_is_off_on_a_cpu(machine):
-    assert resolve_device("cpu", "auto", "auto")[2] is False
-
-
-@pytest.mark.parametrize("text, value", [("True", True), (True, True), ("1", True), ("false", False), (False, False)])
-def test_explicit_values_are_obeyed(machine, text, value):
-    assert resolve_device("cpu", "bfloat16", text) == (torch.device("cpu"), torch.bfloat16, value)
-
-
-@pytest.mark.parametrize(
-    "device, dtype, compile, about",
-    [
-        ("cuda", "auto", "auto", "--device=cuda"),
-        ("cuda:1", "auto", "auto", "--device=cuda:1"),
-        ("mps", "auto", "auto", "--device=mps"),
-        ("gpu", "auto", "auto", "--device=gpu"),
-        ("", "auto", "auto", "--device="),
-        ("CPU", "auto", "auto", "--device=CPU"),
-        ("cpu:", "auto", "auto", "--device=cpu:"),
-        ("cpu:01", "auto", "auto", "--device=cpu:01"),
-        ("cuda0", "auto", "auto", "--device=cuda0"),
-        ("cuda:x", "auto", "auto", "--device=cuda:x"),
-        ("cpu", "float64", "auto", "--dtype=float64"),
-        ("cpu", "", "auto", "--dtype="),
-        ("cpu", "auto", "yes", "--compile=yes"),
-        ("cpu", "auto", "", "--compile="),
-    ],
-)
-def test_what_this_machine_has_not_is_refused_with_the_reason(machine, device, dtype, compile, about):
-    with pytest.raises(UserError) as caught:
-        resolve_device(device, dtype, compile)
-    assert str(caught.value).startswith(about) and len(str(caught.value).splitlines()) == 1
-    assert "auto" in str(caught.value)
-
-
-@pytest.mark.parametrize("device", ["cuda:2", "cuda:99", "cuda:"])
-def test_a_gpu_beyond_those_that_are_there_is_refused(machine, device):
-    machine(cuda=2)
-    with pytest.raises(UserError, match=f"--device={device}"):
-        resolve_device(device, "float32", "False")
 
 
 # -----------------------------------------------------------------------------
@@ -685,7 +423,7 @@ def test_a_gpu_beyond_those_that_are_there_is_refused(machine, device):
 
 
 def outcome(capsys, exception):
-    """Status, standard output and standard error of `run` where its main raises."""
+    """The status, standard output and standard error of `run` if its main raises this exception."""
 
     def main():
         raise exception
@@ -700,7 +438,7 @@ def test_run_turns_a_mistake_into_one_line_and_status_2(capsys):
 
 
 @pytest.mark.parametrize("failure", [MemoryError(), RuntimeError("CUDA out of memory.\nTried to allocate 9 GiB")])
-def test_run_says_where_memory_was_too_small(capsys, failure):
+def test_run_says_that_memory_was_too_small(capsys, failure):
     status, out, err = outcome(capsys, failure)
     assert (status, out) == (2, "") and err.startswith("error: out of memory") and err.count("\n") == 1
 
@@ -724,48 +462,25 @@ def test_run_lets_a_main_that_ends_well_go_on(capsys):
     assert capsys.readouterr() == ("done\n", "")
 
 
-def test_a_real_run_with_a_typo_ends_with_one_line_and_status_2(tmp_path):
-    command = [sys.executable, PREPARE, "--encodin=char"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "error: there is no option --encodin: did you mean --encoding?\n"
-
-
 def test_a_real_run_asked_for_help_prints_it_and_does_nothing_else(tmp_path):
-    result = subprocess.run([sys.executable, PREPARE, "--help"], cwd=tmp_path, capture_output=True, text=True)
+    command = [sys.executable, PREPARE, "--help"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8")
     assert (result.returncode, result.stderr) == (0, "")
     assert "--encoding='gpt2'" in result.stdout and "tokens" not in result.stdout.split("usage:")[1]
-
-
-def test_a_reader_that_has_seen_enough_gets_no_traceback(tmp_path):
-    script = "import configurator\nconfigurator.run(lambda: [print('x' * 99) for _ in range(10**5)])\n"
-    write(tmp_path / "script.py", script)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, tmp_path / "script.py"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        process.stdout.readline()
-        process.stdout.close()
-        assert process.stderr.read() == b""
-        assert process.wait() == 1
 
 
 # -----------------------------------------------------------------------------
 # safe files
 
 
-def test_replacing_writes_a_new_file(tmp_path):
-    with replacing(str(tmp_path / "file")) as f:
-        f.write(b"new")
-    assert (tmp_path / "file").read_bytes() == b"new" and os.listdir(tmp_path) == ["file"]
-
-
 def test_replacing_keeps_the_old_file_until_the_block_has_ended(tmp_path):
     write(tmp_path / "file", "old")
+    write(tmp_path / "file.tmp", "a longer text, from a run that was killed")
     with replacing(str(tmp_path / "file")) as f:
         f.write(b"new")
         f.flush()
         assert (tmp_path / "file").read_bytes() == b"old"
-    assert (tmp_path / "file").read_bytes() == b"new"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": b"new"}
 
 
 @pytest.mark.parametrize("failure", [ValueError, UserError, KeyboardInterrupt, SystemExit])
@@ -794,13 +509,6 @@ def test_replacing_says_where_it_cannot_write(tmp_path):
     with pytest.raises(UserError, match="cannot write"), replacing(str(tmp_path / "folder")) as f:
         f.write(b"new")
     assert os.listdir(tmp_path) == ["folder"]
-
-
-def test_what_an_interrupted_run_left_behind_is_in_nobodys_way(tmp_path):
-    write(tmp_path / "file.tmp", "a longer text from a run that was killed")
-    with replacing(str(tmp_path / "file")) as f:
-        f.write(b"new")
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": b"new"}
 
 
 def test_a_file_is_on_the_disk_before_it_takes_the_old_ones_place(tmp_path, monkeypatch):

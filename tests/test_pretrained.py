@@ -158,6 +158,7 @@ print(peak() - before, sum(p.numel() * 4 for p in model.parameters()))
 """
 
 
+@pytest.mark.slow
 def test_loading_takes_the_models_memory_once(repo, tmp_path):
     with torch.device("meta"):
         model = GPT(GPTConfig(64, 50257, n_layer=8, n_head=8, n_embd=512)).to_empty(device="cpu")
@@ -199,6 +200,7 @@ def hub(monkeypatch, tmp_path):
     return tmp_path / "home" / "hub"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repository, way", [("openai-community--gpt2", "script"), ("gpt2", "inside")])  # now, formerly
 def test_a_name_is_looked_up_in_the_hubs_cache(theirs, saved, hub, request, repository, way):
     snapshot = hub / f"models--{repository}" / "snapshots" / "607a30d783dfa663caf39e06633721c8d4cfcd7e"
@@ -362,6 +364,7 @@ def text(repo):
     return ids["val"]
 
 
+@pytest.mark.slow
 def test_evaluation_gives_transformers_loss(theirs, saved, text, inside):
     done = inside(
         "train.py",
@@ -378,6 +381,7 @@ def test_evaluation_gives_transformers_loss(theirs, saved, text, inside):
     assert float(re.search(r"step .*val loss ([\d.]+)", done.stdout)[1]) == pytest.approx(expected.item(), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_finetuning_makes_the_weights_better_and_is_resumed(saved, text, inside, tmp_path):
     options = ("config/finetune_hitchikers.py", "--block_size=64", *ON_CPU, "--gradient_accumulation_steps=1")
     done = inside(

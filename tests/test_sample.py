@@ -168,10 +168,11 @@ def test_the_prompt_may_come_from_a_file(sample, written, tmp_path):
     assert sample("--start=FILE:prompt.txt", *options) == "hello world\n" + DASHES
 
 
+@pytest.mark.slow
 def test_the_prompt_may_come_from_standard_input(script, written):
     written("hellö € world")
     options = ("--start=FILE:-", "--out_dir=out", "--max_new_tokens=8", "--temperature=0", "--device=cpu")
-    done = script("sample.py", *options, "--num_samples=2", input="hellö", encoding="utf-8")
+    done = script("sample.py", *options, "--num_samples=2", input="hellö")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == ("hellö € world\n" + DASHES) * 2
 
@@ -280,6 +281,6 @@ def test_a_single_sample_appears_while_it_is_drawn(stream):
 def test_a_reader_who_has_seen_enough_ends_it_quietly(stream):
     stream.stdout.read(10)
     stream.stdout.close()
-    stream.wait(timeout=20)
+    assert stream.wait(timeout=20) == 1
     assert stream.stderr.read() == ""
     stream.stdout = None  # it was closed

@@ -199,6 +199,7 @@ def test_sentences_do_not_end_at_initials():
 # files
 
 
+@pytest.mark.slow
 def test_samples_are_read_from_a_pipe_without_their_dashes(command, voice, tmp_path):
     samples = "print('the cat\\n---------------\\nsat on\\n---------------')"
     args = (f"--model={voice}", "--text=FILE:-", "--out=out.wav", "--device=cpu")
@@ -209,6 +210,7 @@ def test_samples_are_read_from_a_pipe_without_their_dashes(command, voice, tmp_p
     assert silences(read(tmp_path / "out.wav")) == pytest.approx([1.6, 1.6], abs=0.02)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_text(say, inside, voice, tmp_path):
     def peak(count):
         tracemalloc.start()
@@ -222,6 +224,7 @@ def test_memory_does_not_grow_with_the_text(say, inside, voice, tmp_path):
     assert (tmp_path / "out.wav").stat().st_size > 800_000 and many < few + 200_000
 
 
+@pytest.mark.slow
 def test_interrupted_it_keeps_the_old_file(command, voice, tmp_path):
     (tmp_path / "out.wav").write_bytes(b"old")
     args = (f"--model={voice}", f"--text={'The cat sat. ' * 9000}", "--out=out.wav", "--device=cpu")

@@ -471,6 +471,7 @@ def test_nanogpts_checkpoint_is_resumed(train, tiny):
 # interruptions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_finishes_the_iteration_and_saves(start, train, tmp_path, number, status):
     process = start("--max_iters=100000", "--lr_decay_iters=50", "--dropout=0.2", "--eval_interval=100000")
@@ -486,6 +487,7 @@ def test_a_signal_finishes_the_iteration_and_saves(start, train, tmp_path, numbe
     assert_same_state(load("out/last.pt"), load("whole/last.pt"))
 
 
+@pytest.mark.slow
 def test_a_signal_during_an_evaluation_saves_too(start, train, dataset, tmp_path):
     dataset("long", "the cat sat. " * 10, "a cat has a hat. " * 500)
     process = start("--dataset=long", "--batch_size=1", "--eval_iters=100000", "--eval_interval=1")
@@ -498,6 +500,7 @@ def test_a_signal_during_an_evaluation_saves_too(start, train, dataset, tmp_path
     assert load("out/last.pt")["iter_num"] == 1
 
 
+@pytest.mark.slow
 def test_a_second_signal_quits_at_once_and_leaves_the_checkpoint(start, tmp_path):
     process = start("--gradient_accumulation_steps=1000000")
     until(process.stdout, "step 0:")
@@ -564,6 +567,7 @@ def test_without_a_meta_the_ids_are_gpt2s(train, tiny, repo):
     assert checkpoint["model"]["transformer.wte.weight"].shape == (50304, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_trains_on_a_cpu(train, dtype):
     options = ("--max_iters=60", "--lr_decay_iters=60", "--learning_rate=3e-2")
@@ -591,6 +595,7 @@ def wandb_records(path):
             whole = b""
 
 
+@pytest.mark.slow
 def test_wandb_gets_the_figures_the_options_and_the_samples_and_a_resumed_run_is_the_same_run(
     script, tiny, tmp_path, monkeypatch
 ):
