@@ -1,8 +1,8 @@
 """
-Whatever kills a training run, and wherever: what it had saved is whole, and the run goes on as if nothing had been.
+Whatever kills a training run, and whenever: what it had saved is whole, and the resumed run is the undisturbed one.
 
-The runs are processes of their own that execute train.py as the command line does. They are forked from one that has
-imported torch already, which saves most of the time that they would take.
+Each run is a process that executes train.py as the command line does. It is forked from a process that has already
+imported torch, which saves most of the time.
 """
 
 import errno
@@ -35,14 +35,14 @@ forks.set_forkserver_preload(["torch", "torch._dynamo", "torch.distributed.optim
 
 
 def execute(script, arguments, folder, out, before):
-    """The life of a process: `before()`, then the script, its output going to the pipe `out` and the file `errors`."""
+    """What a process does: `before()`, then the script. Its output goes to the pipe `out` and the file `errors`."""
     os.chdir(folder)
     os.dup2(out.fileno(), 1)
     os.dup2(os.open("errors", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     sys.stdout, sys.stderr = (open(fd, "w", encoding="utf-8", buffering=1) for fd in (1, 2))
     sys.argv = [str(script), *arguments]
     sys.path.insert(0, str(script.parent))
-    tqdm.set_lock(threading.RLock())  # its own, between processes, would be reported as lost by each that is killed
+    tqdm.set_lock(threading.RLock())  # tqdm's default lock spans processes: Python warns that a killed one leaked it
     before()
     try:
         runpy.run_path(str(script), run_name="__main__")
@@ -62,7 +62,7 @@ def mats(dataset):
 
 @pytest.fixture
 def start(mats, repo, tmp_path):
-    """start("--key=value", ..., before=function) begins to train; returns the process and its lines as they come."""
+    """start("--key=value", ..., before=function) starts training; returns the process and a stream of its lines."""
     running = []
 
     def run(*arguments, before=nothing):
@@ -98,7 +98,7 @@ def load(path):
 
 
 def flat(value, path=""):
-    """The tensors, numbers and texts in nested dicts and lists, by path."""
+    """Nested dicts and lists as one dict: {path: tensor, number or text}."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else None
     if items is None:
         return {path: value}
@@ -106,7 +106,7 @@ def flat(value, path=""):
 
 
 def assert_same_run(folder, other):
-    """Two runs have the same checkpoints and the same log, bit for bit, but for the times and names."""
+    """Two runs have the same checkpoints and logs, bit for bit, except for times and names."""
     for name in ("last.pt", "ckpt.pt"):
         one, two = (flat(load(f / name)) for f in (folder, other))
         assert one.keys() == two.keys()
@@ -131,7 +131,7 @@ def die(*_, **__):
 
 
 class KillAtFile:
-    """Kills the process just before it opens, links, moves or removes a file of `out_dir` for the nth time."""
+    """Kills the process just before the nth time it opens, links, moves or removes a file in `out_dir`."""
 
     def __init__(self, nth, links):
         self.left, self.links = nth, links
@@ -147,7 +147,7 @@ class KillAtFile:
 
 
 class KillInSave:
-    """Kills the process in the middle of writing the nth checkpoint, a `part` of which is then on the disk."""
+    """Kills the process while it writes the nth checkpoint, when a `part` of it is on the disk."""
 
     def __init__(self, nth, part, links):
         self.left, self.part, self.links = nth, part, links
@@ -177,7 +177,7 @@ class WithoutLinks:
 
 
 def without_links(links):
-    """Have the file system know no hard links, unless it shall."""
+    """Unless `links`, have the file system refuse hard links."""
 
     def refuse(*given):
         raise PermissionError(1, "Operation not permitted")
@@ -245,7 +245,7 @@ def test_a_float16_run_resumes_with_its_scale_and_leaves_out_steps_that_overflow
 
 
 class Limit:
-    """Limits the process to so many bytes of something; with RLIMIT_FSIZE, files that grow meet a full disk."""
+    """Limits the process to `size` bytes of a resource. RLIMIT_FSIZE acts like a full disk."""
 
     def __init__(self, what, size):
         self.what, self.size = what, size
@@ -256,7 +256,7 @@ class Limit:
 
 @pytest.fixture
 def good(train, tmp_path):
-    """What is in `out` after a short run: the bytes of each file."""
+    """The files in `out` after a short run: {path: bytes}."""
     assert train("--max_iters=6", "--lr_decay_iters=6", "--eval_interval=3")[0] == 0
     return {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
 
@@ -271,7 +271,7 @@ def assert_kept(good):
     for path, content in good.items():
         if path.suffix == ".pt":
             assert path.read_bytes() == content
-    assert set(good) == set(next(iter(good)).parent.iterdir())  # nothing half-written lies about
+    assert set(good) == set(next(iter(good)).parent.iterdir())  # no half-written file is left
 
 
 @pytest.mark.parametrize("part", [0.3, 0.6, 0.9, 0.999])
@@ -295,7 +295,7 @@ def test_a_disk_that_is_full_at_a_line_of_the_log_leaves_the_last_checkpoint(tra
 
 
 class OutDirGoes:
-    """Has `out` moved away when the model is evaluated for the second time, and a file or nothing in its place."""
+    """Moves `out` away during the second evaluation, and puts a file or nothing in its place."""
 
     def __init__(self, instead):
         self.instead = instead
@@ -319,7 +319,7 @@ def test_where_out_dir_goes_during_the_run_the_error_names_it(train, tmp_path, i
 
 
 class Fails:
-    """Has a function of `os` fail for the first `times` that it is called for a checkpoint."""
+    """Has a function of `os` fail the first `times` it is called for a checkpoint."""
 
     def __init__(self, function, number, times=1000):
         self.function, self.number, self.left = function, number, times
@@ -355,12 +355,12 @@ def test_a_file_that_cannot_be_replaced_for_a_moment_loses_no_checkpoint(train, 
 
 
 def peak(out):
-    """The most memory that a process has had, in MB, from its lines."""
+    """A process's peak memory in MB, from its output."""
     return float(re.search(r"^peak ([\d.]+) MB$", out, re.M)[1])
 
 
 def resident(process):
-    """The memory that a process has now, in MB."""
+    """The memory a process uses now, in MB."""
     return int(subprocess.check_output(["ps", "-o", "rss=", "-p", str(process.pid)])) / 1024
 
 
@@ -379,8 +379,8 @@ def test_memory_stays_the_same_over_2000_iterations(start):
 
 def test_a_data_file_larger_than_memory_is_not_loaded(train, mats, dataset):
     folder, _ = dataset("vast")
-    os.truncate(folder / "train.bin", 20 * 10**9)  # zeros that take no room on the disk
-    # pages of the file that the system keeps in memory as long as nobody else needs it do not count
+    os.truncate(folder / "train.bin", 20 * 10**9)  # a sparse file: it takes no disk space
+    # this limit leaves out the file's pages in the system's cache
     own = Limit(resource.RLIMIT_DATA, 2 * 10**9)
     status, out, errors = train("--dataset=vast", "--max_iters=10", "--eval_interval=10", before=own)
     assert (status, errors) == (0, "")

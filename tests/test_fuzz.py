@@ -1,4 +1,4 @@
-"""Whatever is thrown at the readers of options, files and text: they give a value, or say what is wrong."""
+"""Whatever input the readers of options, files and text get, they return a value or say what is wrong."""
 
 import json
 import math
@@ -32,7 +32,7 @@ OPTIONS = read_options(vars(sample)) | read_options(vars(train))
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(configurator, "read_options", lambda namespace: OPTIONS)  # parsing takes half of the time
+    monkeypatch.setattr(configurator, "read_options", lambda namespace: OPTIONS)  # parsing takes too long
 
 
 def examples(*values):
@@ -149,13 +149,13 @@ def test_bytes_as_a_config_file_give_options_or_an_error(content):
 @settings(TRIES, max_examples=50)
 @given(st.lists(arguments, max_size=4).filter(lambda line: not {"-h", "--help"} & set(line)))
 def test_the_script_itself_ends_with_status_2_and_one_line(inside, line):
-    done = inside("train.py", *line, "--n_head=0")  # so that none of them trains
+    done = inside("train.py", *line, "--n_head=0")  # so no run gets as far as training
     assert done.returncode == 2 and re.fullmatch("error: .+\n", done.stderr)
 
 
 @pytest.mark.parametrize("argument", ["\x1b[31m", "--é=\x0b", "--x=\ud800", "--to=\x85", "a\nb.py"])
 def test_a_real_command_line_ends_so_too(script, argument):
-    done = script("plot.py", argument.encode("utf-8", "surrogatepass"))  # which starts in no time
+    done = script("plot.py", argument.encode("utf-8", "surrogatepass"))  # it starts fastest
     assert (done.returncode, done.stdout) == (2, "") and re.fullmatch("error: .+\n", done.stderr)
 
 

@@ -39,7 +39,7 @@ def earlier(dataset, repo, command, tmp_path_factory):
     dataset("recounted", train={"tokens": 7, "bytes": 7})
     with open(dataset("odd")[0] / "train.bin", "ab") as f:
         f.write(b"\0")
-    np.array([*range(12)] * 9, dtype="<u2").tofile(dataset("beyond")[0] / "val.bin")  # of which there are 11
+    np.array([*range(12)] * 9, dtype="<u2").tofile(dataset("beyond")[0] / "val.bin")  # but the vocabulary has 11
     (dataset("damaged")[0] / "meta.json").write_text('{"encoding": "char", "vocab_size": 3')
     harmful, _ = dataset("harmful")
     (harmful / "meta.json").unlink()
@@ -98,8 +98,8 @@ def mistake(folder, repo, inside, monkeypatch, recwarn):
         before = files(folder, repo / "data")
         done = inside(name, *(SIZES if name == "train.py" else ["--device=cpu"]), *args)
         assert done.returncode == 2
-        assert re.fullmatch("error: .+\n", done.stderr)  # a dot is no line break
-        # pytest keeps warnings off standard error. Python shows users no other kinds than this one.
+        assert re.fullmatch("error: .+\n", done.stderr)  # one line: a dot does not match a line break
+        # Python would show these to the user. pytest keeps them off standard error.
         assert not [warning.message for warning in recwarn if warning.category is UserWarning]
         assert files(folder, repo / "data") == before
         return done.stderr

@@ -19,7 +19,7 @@ SCRIPT = '''"""What the script does."""
 
 import os
 
-LIMIT = 3  # a constant, since its name is in capitals
+LIMIT = 3  # a name in capitals is a constant
 separator = os.sep
 # -----------------------------------------------------------------------------
 batch_size = 12  # windows in a micro-batch
@@ -52,7 +52,7 @@ DEFAULTS = {
 
 
 def namespace_of(path, source):
-    """What globals() is in a script of this source."""
+    """The globals() of a script with this source."""
     path.write_text(source, encoding="utf-8")
     namespace = {"__file__": str(path), "__name__": "__main__"}
     exec(compile(source, str(path), "exec"), namespace)
@@ -61,7 +61,7 @@ def namespace_of(path, source):
 
 @pytest.fixture
 def namespace(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # so that the tests can name config files as people do
+    monkeypatch.chdir(tmp_path)  # config files are named relative to the current folder
     return namespace_of(tmp_path / "script.py", SCRIPT)
 
 
@@ -305,7 +305,7 @@ def test_a_folder_is_no_config_file(mistake, tmp_path):
 
 def test_a_mistake_in_a_later_argument_leaves_all_options_as_they_were(mistake):
     write("a.py", "batch_size = 2\n")
-    mistake("a.py", "--learning_rate=1", "--dropout=abc")  # the fixture compares
+    mistake("a.py", "--learning_rate=1", "--dropout=abc")  # the fixture compares before and after
 
 
 # -----------------------------------------------------------------------------

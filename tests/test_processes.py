@@ -1,4 +1,4 @@
-"""Several processes on CPUs, started by torchrun as the README does it, against one."""
+"""Several processes on CPUs, started by torchrun as in the README, against one process."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def load(path):
 
 
 def assert_close(one, other, tolerance=1e-5, matrices=None):
-    """All weights agree to the tolerance; the matrices inside the blocks to another, where there is one."""
+    """All weights agree within the tolerance; matrices inside the blocks within their own, if one is given."""
     for name, weight in one["model"].items():
         allowed = matrices if matrices and ".h." in name and weight.dim() == 2 else tolerance
         torch.testing.assert_close(weight, other["model"][name], atol=allowed, rtol=0)
@@ -69,8 +69,8 @@ def test_two_processes_give_the_losses_and_the_weights_of_one(script, torchrun, 
     done = script("train.py", *TINY, "--out_dir=one", f"--optimizer={optimizer}")
     assert done.returncode == 0, done.stderr
     out, _ = finish(torchrun(2, "--out_dir=two", f"--optimizer={optimizer}", f"--zero={zero}"))
-    # Muon computes in bfloat16, and makes much of a last digit: up to 2.2e-3 in its matrices on a CPU with bfloat16;
-    # a run on other batches differs by 2e-2 and more
+    # Muon computes in bfloat16 and amplifies rounding: up to 2.2e-3 in its matrices on a CPU with bfloat16 arithmetic.
+    # Runs on different batches differ by 2e-2 and more.
     tolerance, matrices = (1e-5, None) if optimizer == "adamw" else (1e-3, 5e-3)
     assert_close(load(tmp_path / "one/last.pt"), load(tmp_path / "two/last.pt"), tolerance, matrices)
     one, two = (

@@ -1,4 +1,4 @@
-"""sample.py's promises. Most are tried on a model whose weights are set by hand, so that what it writes is known."""
+"""sample.py's promises. Most are tested on a model with weights set by hand, so that its text is known."""
 
 import os
 import pickle
@@ -20,7 +20,7 @@ def writer(ids, block_size, vocab_size, logit=100.0):
 
     Its blocks do nothing, and each position has a channel of its own, from which the output layer reads the next id.
     """
-    width = 2 * block_size  # room for the channels, and as much that stays empty
+    width = 2 * block_size  # half of the channels stay empty
     model = GPT(GPTConfig(block_size, vocab_size, n_layer=1, n_head=1, n_embd=width, bias=False))
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -33,7 +33,7 @@ def writer(ids, block_size, vocab_size, logit=100.0):
 
 
 def save(path, model, **more):
-    """Save a model as nanoGPT does, which knows nothing of an encoding."""
+    """Save a model as nanoGPT does, without an encoding."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     checkpoint = {
         "model": {f"_orig_mod.{name}": weight for name, weight in model.state_dict().items()},
@@ -52,7 +52,7 @@ def char_meta(chars=CHARS):
 
 @pytest.fixture
 def written(tmp_path):
-    """written("text") makes out/ckpt.pt a model of characters that writes this text, which its first one begins."""
+    """written("text") makes out/ckpt.pt a model of characters that writes this text, given its first character."""
 
     def make(text, block_size=64, logit=100.0):
         ids = [CHARS.index(char) for char in text]
@@ -63,7 +63,7 @@ def written(tmp_path):
 
 @pytest.fixture
 def sample(inside):
-    """sample("--key=value", ...) gives what is written to standard output, and sees that nothing else is said."""
+    """sample("--key=value", ...) returns standard output. Standard error should be empty, or as given."""
 
     def run(*args, stderr=""):
         done = inside("sample.py", "--out_dir=out", "--device=cpu", "--dtype=float32", "--compile=False", *args)
@@ -75,7 +75,7 @@ def sample(inside):
 
 @pytest.fixture(scope="session")
 def trained(dataset, command, tmp_path_factory):
-    """The out_dir of a model trained for a moment."""
+    """--out_dir of a model that was trained for a few seconds."""
     folder = tmp_path_factory.mktemp("trained")
     dataset("trained", "the cat sat on the mat.\n" * 40)
     options = ["--n_layer=2", "--n_head=2", "--n_embd=32", "--block_size=16", "--batch_size=8", "--max_iters=40"]
@@ -227,7 +227,7 @@ def test_an_id_of_the_padding_is_never_written(sample, tmp_path, temperature):
     padding = [(token, position, 1000.0) for token in range(PADDING, 50304) for position in range(16)]
     gpt2_writer(tmp_path / "out" / "ckpt.pt", [15496, 995], more=padding)
     options = ("--start=<|endoftext|>", "--max_new_tokens=40", "--num_samples=20", f"--temperature={temperature}")
-    assert sample(*options, "--top_k=None").count(DASHES) == 20  # the padding has no text, and would not be decoded
+    assert sample(*options, "--top_k=None").count(DASHES) == 20  # decoding an id of the padding would fail
     if temperature == 0:
         assert sample(*options, "--max_new_tokens=2") == f"<|endoftext|>Hello world\n{DASHES}" * 20
 
@@ -273,7 +273,7 @@ def test_a_single_sample_appears_while_it_is_drawn(stream):
     seen = b""
     while len(seen) < 50:
         part = os.read(stream.stdout.fileno(), 8192)
-        assert 0 < len(part) < 4096  # not what gathered in a buffer
+        assert 0 < len(part) < 4096  # not a whole buffer at once
         seen += part
     assert stream.poll() is None
 

@@ -80,7 +80,7 @@ def read(path):
 
 
 def silences(samples):
-    """The lengths of digital silence, in seconds, but for what is too short for a pause."""
+    """The lengths in seconds of digital silence that is long enough for a pause."""
     edges = np.flatnonzero(np.diff(np.r_[0, samples == 0, 0]))
     lengths = (edges[1::2] - edges[::2]) / RATE
     return [round(float(length), 2) for length in lengths if length > 0.09]
@@ -284,7 +284,7 @@ def test_a_mistake_is_one_line_and_leaves_no_file(inside, voice, phonetic, tmp_p
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
-    """No network, and an empty cache, whose folder it gives."""
+    """No network and an empty cache; returns the cache's folder."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")

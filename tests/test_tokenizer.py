@@ -78,7 +78,7 @@ def openais_files():
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """The folder in which tiktoken finds what it would otherwise download."""
+    """A folder with the files that tiktoken would otherwise download."""
     folder = tmp_path_factory.mktemp("tiktoken")
     for name, content in openais_files().items():
         (folder / hashlib.sha1((URL + name).encode()).hexdigest()).write_bytes(content)
@@ -91,7 +91,7 @@ def no_network(*args, **kwargs):
 
 @pytest.fixture
 def offline(monkeypatch, cache):
-    """tiktoken as a new process has it, with the cache and without a network."""
+    """tiktoken as in a new process, with the cache and without a network."""
     isolate_tiktoken(monkeypatch, cache)
 
 
@@ -105,7 +105,7 @@ def isolate_tiktoken(monkeypatch, cache):
 def tiktokens_own(cache):
     with pytest.MonkeyPatch.context() as monkeypatch:
         isolate_tiktoken(monkeypatch, cache)
-        return tiktoken.get_encoding("gpt2")  # compares the checksums of both files with those of OpenAI's
+        return tiktoken.get_encoding("gpt2")  # checks both files against OpenAI's checksums
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +202,7 @@ def test_without_whisper_and_network_the_error_says_what_to_install(without_whis
 
 @pytest.mark.parametrize("file", ["whisper.py", "whisper/__init__.py"])
 def test_another_package_called_whisper_is_in_nobodys_way(offline, monkeypatch, tmp_path, file):
-    # such as Graphite's, which is a single file
+    # Graphite's whisper is a single file
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text("")
     monkeypatch.delitem(sys.modules, "whisper", raising=False)
@@ -252,7 +252,7 @@ def test_an_unknown_character_is_named_with_the_known_ones(char):
 
 
 def nanogpts(chars):
-    """What nanoGPT's prepare.py for characters pickles."""
+    """The meta that nanoGPT's prepare.py for characters pickles."""
     stoi = {char: i for i, char in enumerate(chars)}
     return {"vocab_size": len(chars), "stoi": stoi, "itos": {i: char for char, i in stoi.items()}}
 
@@ -301,7 +301,7 @@ def test_meta_json_goes_before_meta_pkl(tmp_path):
 
 
 class Trap:
-    """Calls a function when a pickle of it is read."""
+    """Calls a function when a pickle of it is loaded."""
 
     def __init__(self, function, *args):
         self.call = function, args

@@ -26,6 +26,7 @@ from whisper.tokenizer import get_tokenizer
 
 from conftest import ROOT
 
+pytestmark = pytest.mark.slow
 SENTENCE = "So long, and thanks for all the fish."
 NOTEBOOK = ROOT / "transcribe.ipynb"
 
