@@ -15,6 +15,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tiny 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import configurator  # noqa: E402
+
 
 def status_of(script):
     """The exit status with which a script's main ends, run in this process."""
@@ -76,7 +78,8 @@ def inside(repo, tmp_path, monkeypatch, capsys):
         spec = importlib.util.spec_from_file_location("script", ROOT / name)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        vars(module).update({"HERE": str(repo), "catch_signals": list, **replaced})  # pytest keeps its own handlers
+        vars(module).update({"catch_signals": list, **replaced})  # pytest keeps its own handlers
+        monkeypatch.setattr(configurator, "HERE", str(repo))
         monkeypatch.setattr(sys, "argv", [name, *args])
         capsys.readouterr()
         return subprocess.CompletedProcess([name, *args], status_of(module), *capsys.readouterr())

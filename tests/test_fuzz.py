@@ -5,6 +5,7 @@ import math
 import os
 import pickle
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 import configurator
 import train
 from configurator import UserError, configure, read_options
+from report import bits_per_byte
 from tokenizer import CharTokenizer, GPT2Tokenizer, make_tokenizer, read_meta
 
 TRIES = settings(
@@ -177,7 +179,7 @@ def assert_meta(meta):
     elif meta is not None:
         assert (meta["encoding"], meta["vocab_size"]) == ("gpt2", 50257)
     for split in ("train", "val"):
-        train.bits_per_byte(1.0, (meta or {}).get(split))
+        bits_per_byte(1.0, (meta or {}).get(split))
 
 
 @TRIES
@@ -235,9 +237,11 @@ def test_bytes_as_a_train_bin_give_token_ids_of_the_model_or_an_error(content, m
     if meta is None:
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "HERE", os.getcwd())
+        patch.setattr(configurator, "HERE", os.getcwd())
         patch.setattr(train, "dataset", "fuzz")
-        tokens = outcome(train.open_tokens, "train", meta, block_size, vocab_size)
+        tokens = outcome(
+            train.open_tokens, "train", meta, SimpleNamespace(block_size=block_size, vocab_size=vocab_size)
+        )
     if tokens is not None:
         assert len(tokens) > block_size and max(tokens) < vocab_size and tokens.tobytes() == content
         starts = train.evaluation_starts(len(tokens), block_size, 5)

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import configurator
-from configurator import UserError, configure, read_options, replacing, resolve_device, run
+from configurator import UserError, configure, read_options, replacing, run
+from machine import resolve_device
 
 ROOT = Path(__file__).resolve().parent.parent
 PREPARE = ROOT / "data" / "hitchikersguide" / "prepare.py"
