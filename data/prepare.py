@@ -250,7 +250,7 @@ def choose_splits(hashes, sizes, val_fraction):
             if sizes[i] <= val_chars_left:
                 splits[i] = 1
                 val_chars_left -= sizes[i]
-        if not splits.any():
+        if not (splits == 1).any():
             splits[order[sizes[order].argmin()]] = 1
     return splits
 
