@@ -153,9 +153,9 @@ def encoding_hint(data):
 # -----------------------------------------------------------------------------
 # blocks that can be cleaned and encoded one by one
 
-# GPT-2 starts a new token wherever white space follows another character, and its pattern never looks further ahead.
-# Blocks that end there give the same ids as the whole text. (Only Python counts \x1c to \x1f as white space. Cutting
-# before them is safe too, since no token joins them to other characters.)
+# GPT-2 starts a new token wherever white space follows a character that is not white space, and its pattern looks no
+# further ahead. Blocks that end there give the same ids as the whole text. (Only Python counts \x1c to \x1f as white
+# space. Cutting before them is safe too, since no token joins them to other characters.)
 WHOLE_WORDS = re.compile(r".*\S(?=\s)", re.DOTALL)
 WHOLE_LINES = re.compile(r".*\n(?=\S)", re.DOTALL)  # no pattern in `clean_blocks` matches across such a line end
 

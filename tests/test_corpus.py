@@ -371,6 +371,10 @@ def test_the_sizes_of_tiny_splits_are_in_the_singular(script, capsys):
     assert capsys.readouterr().out == "train has 1,000 tokens (0 bytes of text)\nval has 1 token (1 byte of text)\n"
 
 
+# -----------------------------------------------------------------------------
+# files and folders in the way
+
+
 def test_a_binary_file_among_texts_is_named(prepare, house):
     for i, text in enumerate(essays()):
         write(f"essays/{i}.txt", text)
