@@ -1,18 +1,17 @@
 """
-What every script here shares: options, errors and safe files. Needs nothing but Python itself.
+What all scripts share: options, errors, and files that are read and replaced safely. Needs nothing but Python.
 
-A script's options are the plain assignments at its top, each with a comment behind it:
+A script's options are the plain assignments at its top, each with a trailing comment:
 
     batch_size = 12  # windows in a micro-batch
     top_k: int | None = 200  # an annotation is needed only where None is allowed too
 
-`configure(globals())` then replaces them by what the command line says, in this order:
-the defaults, the config files as they come, and last every --key=value, wherever it stands.
+`configure(globals())` replaces their values, in this order: the config files as they come on the command line, then
+every --key=value, wherever it stands.
 """
 
 import ast
 import contextlib
-import ctypes
 import difflib
 import importlib.util
 import math
@@ -25,34 +24,37 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import NamedTuple
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+# this process's number among those that torchrun started, and their count: only number 0 prints and writes files
+RANK, WORLD_SIZE = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: `run` shows it as one line, without a traceback."""
+    """A mistake that the user can mend. `run` shows it as one line, without a traceback."""
 
     def __init__(self, message):
-        super().__init__(" ".join(str(message).splitlines()))  # what was given may itself have lines
+        super().__init__(" ".join(str(message).splitlines()))  # a value that it quotes may have several lines
 
 
 def run(main):
-    """Call `main()`, and end the process with one `error:` line and status 2 where the user has something to mend."""
+    """Call `main()`. A UserError, or too little memory, ends the process with one `error:` line and status 2."""
     try:
         main()
     except UserError as mistake:
         if int(os.environ.get("LOCAL_RANK", 0)) > 0:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which torchrun sends when the first process has ended
-            time.sleep(3)  # the first process may be showing the same mistake, and its end then ends this one
+            # The first process may be showing the same mistake. torchrun then sends SIGTERM to the others: wait for it.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            time.sleep(3)
         print(f"error: {mistake}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # the reader, say `head`, has seen enough; without this Python complains once more at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader, say `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
         sys.exit(1)
     except (MemoryError, RuntimeError) as failure:
         if "RANK" in os.environ and re.search("closed by peer|reset by peer|remote process|NCCL", str(failure)):
-            sys.exit(1)  # another process has ended, and has said why
+            sys.exit(1)  # another process has ended, and said why
         if not (isinstance(failure, MemoryError) or re.search("out of memory|can't allocate memory", str(failure))):
             raise
         print(f"error: out of memory ({first_line(failure)}): try a smaller batch or model", file=sys.stderr)
@@ -60,12 +62,12 @@ def run(main):
 
 
 def first_line(failure):
-    """What an exception says, cut to one line."""
+    """The first line of an exception's message."""
     return (str(failure).strip() or type(failure).__name__).splitlines()[0]
 
 
 def check_installed(*modules):
-    """Say how to install what is missing, rather than let an import at the top of a script end in a traceback."""
+    """End with an `error:` line that says how to install what is missing, before an import fails with a traceback."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         how = "'pip install -r requirements.txt', or run with '.venv/bin/python', which 'make demo' sets up"
@@ -81,7 +83,7 @@ check_installed("numpy", "torch", "tiktoken", "tqdm")  # every script imports th
 
 class Option(NamedTuple):
     default: object
-    kinds: tuple  # the types it may have: those of its annotation, or else that of its default
+    kinds: tuple  # the types it may have: its annotation's, or else its default's
     comment: str
 
 
@@ -110,11 +112,10 @@ def read_options(namespace):
 
 def configure(namespace, argv=None, takes="[config.py ...]"):
     """
-    Set a script's options from its command line.
+    Set a script's options from its command line, and return them as a dict. `--help` prints them and exits.
 
-    `namespace` is the script's globals(), and is changed in place; `argv` the arguments (default: the command line's);
-    `takes` is what the help calls those that are no options. Returns the options as a dict. Raises UserError for
-    whatever cannot be meant. `--help` prints and exits.
+    `namespace` is the script's globals(), changed in place; `argv` the arguments, by default the command line's;
+    `takes` how the help shows the arguments that are no options. Raises UserError for what no option can be.
     """
     arguments = sys.argv[1:] if argv is None else argv
     options = read_options(namespace)
@@ -136,7 +137,7 @@ def configure(namespace, argv=None, takes="[config.py ...]"):
 
 
 def parse(name, text, option):
-    """The value that `text` stands for on the command line, in the option's own type."""
+    """The value of a text from the command line, in the option's type."""
     if type(None) in option.kinds and text == "None":
         return None
     try:
@@ -148,9 +149,9 @@ def parse(name, text, option):
 
 
 def check(name, value, option):
-    """`value`, if it is of the option's type (an int where a float is wanted becomes one); else a UserError."""
+    """`value`, if it has the option's type; an int becomes a float where one is wanted. Raises UserError otherwise."""
     if type(value) is int and abs(value) >= 2**63 or type(value) is float and not math.isfinite(value):
-        huge = type(value) is int and value.bit_length() > 200  # Python will not even print some of these
+        huge = type(value) is int and value.bit_length() > 200  # Python refuses to print the largest
         given = f"an integer of {value.bit_length()} bits" if huge else value
         raise UserError(f"{name} = {given} is out of range: it should be {wanted(option)}")
     if type(value) is int and float in option.kinds:
@@ -167,26 +168,38 @@ def wanted(option):
 
 
 def suggestion(name, known, prefix=""):
-    """'did you mean …?', or where nothing is near, the whole list."""
+    """'did you mean ...?' with the nearest of the known names, or else all of them."""
     near = difflib.get_close_matches(name, known, 1)
     return f"did you mean {prefix}{near[0]}?" if near else f"there are {', '.join(prefix + k for k in known)}"
 
 
-IMPORTED = (ModuleType, FunctionType, BuiltinFunctionType, type)  # names for these in a config file are its own affair
+IMPORTED = (ModuleType, FunctionType, BuiltinFunctionType, type)  # what a config file may also give names to
 
 
 def read_config_file(path, config, options):
     """
-    Run a config file, plain Python, in a namespace of its own that holds the options' values so far.
-
-    Returns the options. The file may import, define functions and compute; any other name it sets must be an option's
-    or begin with an underscore.
+    The options that a config file sets, as a dict. It sees the values so far, `config`, and may import, define
+    functions and compute; all other names it sets must begin with an underscore.
     """
     if not os.path.exists(path):
         known = [f"config/{name}" for name in sorted(os.listdir(os.path.join(HERE, "config")))]
         if path not in known:
             raise UserError(f"there is no config file {path!r}: {suggestion(path, known)}")
         path = os.path.join(HERE, path)
+    result = {}
+    for name, value in run_config_file(path, config).items():
+        if name in options:
+            try:
+                result[name] = check(name, value, options[name])
+            except UserError as mistake:
+                raise UserError(f"{path}: {mistake}") from None
+        elif not name.startswith("_") and not isinstance(value, IMPORTED):
+            raise UserError(f"{path} sets {name!r}, which is no option: {suggestion(name, options)}")
+    return result
+
+
+def run_config_file(path, config):
+    """Run a config file, plain Python, in a namespace of its own that begins as `config`. Returns the namespace."""
     source = read_text(path, "config file")
     scope = {**config, "__file__": path, "__name__": "__config__"}
     try:
@@ -206,16 +219,7 @@ def read_config_file(path, config, options):
             where = where.tb_next
         line = f", line {where.tb_lineno}" if where.tb_frame.f_code.co_filename == path else ""
         raise UserError(f"{path}{line}: {type(failure).__name__}: {first_line(failure)}") from None
-    result = {}
-    for name, value in scope.items():
-        if name in options:
-            try:
-                result[name] = check(name, value, options[name])
-            except UserError as mistake:
-                raise UserError(f"{path}: {mistake}") from None
-        elif not name.startswith("_") and not isinstance(value, IMPORTED):
-            raise UserError(f"{path} sets {name!r}, which is no option: {suggestion(name, options)}")
-    return result
+    return scope
 
 
 def print_help(namespace, options, takes):
@@ -229,53 +233,12 @@ def print_help(namespace, options, takes):
 
 
 # -----------------------------------------------------------------------------
-# the machine and its files
+# files
 
 
-def resolve_device(device, dtype, compile):
-    """
-    The options `device`, `dtype` and `compile` as (torch.device, torch.dtype, bool), with `auto` decided:
-    cuda, then mps, then cpu; bfloat16 on a GPU that has it, float16 on one that has not, float32 elsewhere;
-    compiled where it pays, which is on CUDA. Raises UserError for what this machine has not.
-    """
-    import torch  # here, since not every script that has options needs it
-
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if device == "auto":
-        device = "cuda" if cuda else "mps" if mps else "cpu"
-    kind, _, index = device.partition(":")
-    if not re.fullmatch(r"(cpu|cuda|mps)(:(0|[1-9]\d{0,3}))?", device):
-        raise UserError(f"--device={device} is unknown: it may be auto, cpu, cuda, cuda:0, cuda:1, ... or mps")
-    if kind == "cuda" and not cuda:
-        raise UserError(f"--device={device}: PyTorch {torch.__version__} sees no CUDA GPU here; try --device=auto")
-    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
-        raise UserError(f"--device={device}: there are {torch.cuda.device_count()} GPUs here, counted from cuda:0")
-    if kind == "mps" and not mps:
-        raise UserError("--device=mps: there is no Apple GPU that PyTorch can use here; try --device=auto")
-
-    if dtype == "auto":
-        native = kind == "cuda" and torch.cuda.get_device_capability(torch.device(device))[0] >= 8
-        dtype = "bfloat16" if native else "float16" if kind == "cuda" else "float32"
-    if dtype not in ("float32", "bfloat16", "float16"):
-        raise UserError(f"--dtype={dtype} is unknown: it may be auto, float32, bfloat16 or float16")
-
-    if compile == "auto":
-        compile = kind == "cuda" and importlib.util.find_spec("triton") is not None
-    if str(compile).lower() not in ("true", "1", "false", "0"):
-        raise UserError(f"--compile={compile} should be True, False or auto")
-    return torch.device(device), getattr(torch, dtype), str(compile).lower() in ("true", "1")
-
-
-def keep_freed_memory():
-    """
-    Have Linux' C library keep the memory that tensors free, rather than hand it to the kernel and fetch it anew, filled
-    with zeros, in each iteration: a tenth of the time of GPT-2 (124M).
-    """
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # another C library
-            libc = ctypes.CDLL(None)
-            libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD: take blocks up to this size from the heap,
-            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: and leave this much of it at its free end
+def data_folder(dataset):
+    """The folder of a dataset, data/NAME beside the scripts."""
+    return os.path.join(HERE, "data", dataset)
 
 
 def read_text(path, what="file"):
@@ -328,8 +291,3 @@ def replacing_all(paths):
         if isinstance(failure, OSError):
             raise UserError(f"cannot write {failed}: {failure.strerror}") from None
         raise
-
-
-def data_folder(dataset):
-    """The folder of a dataset, data/NAME beside the scripts."""
-    return os.path.join(HERE, "data", dataset)

@@ -4,18 +4,19 @@ Draw the losses of one run, or of several in one picture, from the log.jsonl in 
     python plot.py out-hitchikers                                  loss.png, against iterations
     python plot.py out-a out-b --x=seconds --to=comparison.svg     which learns faster?
 
-With marks: the validation loss, a star where it is best. Without: the training loss, faint, and its running mean.
-The steep beginning is cut off. Losses are in nats a token: they compare where the runs have the same tokens.
+The curves with marks are validation losses, with a star at the best; those without are training losses (faint) and
+their running means. The steep beginning is cut off. Losses are in nats per token: compare only runs that have the same
+encoding.
 """
 
 from configurator import UserError, check_installed, configure, replacing, run, suggestion
 
-import contextlib
 import glob
-import json
 import os
 import sys
 from itertools import accumulate
+
+from report import read_log
 
 # -----------------------------------------------------------------------------
 to = "loss.png"  # the picture to write: .png, .svg or .pdf
@@ -23,40 +24,23 @@ x = "iter"  # what the losses are drawn against: iter, tokens or seconds
 # -----------------------------------------------------------------------------
 
 AXES = {"iter": "iterations", "tokens": "tokens seen", "seconds": "seconds of training"}
-# Okabe and Ito's colours, which colour-blind readers tell apart too; with 7 marks that makes 42 different curves
+# Okabe and Ito's colours, which colour-blind readers tell apart too; with 7 marks they make 42 different curves
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKS = "osD^vPX"
-# names are no formulas, and Agg takes long curves only in parts
+# a name may contain $, which is no formula here; Agg fails at long curves unless it draws them in parts
 STYLE = {"font.size": 12, "text.parse_math": False, "agg.path.chunksize": 10000}
 
 
-def read_log(path):
-    """The lines of a log.jsonl as dicts, without those that are cut short. Raises UserError without a log."""
-    lines = []
-    try:
-        with open(path, encoding="utf-8", errors="replace") as f:
-            for line in f:
-                with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):  # as a power failure leaves
-                    figures = json.loads(line)
-                    if type(figures["iter"]) is int:
-                        lines.append(figures)
-    except FileNotFoundError:
-        raise UserError(f"there is no {path!r}: name a folder in which train.py has written (its --out_dir)") from None
-    except OSError as failure:
-        raise UserError(f"cannot read {path!r}: {failure.strerror}") from None
-    return lines
-
-
-def curve(lines, x, y):
-    """The figures x and y of all lines that have both, as two lists."""
-    pairs = [(line.get(x), line.get(y)) for line in lines]
-    # the comparison leaves out nan and infinity too
+def curve(lines, *names):
+    """The figures of two names, of all lines that have both, as two lists."""
+    pairs = [[line.get(name) for name in names] for line in lines]
+    # the comparison also drops nan and infinity
     pairs = [pair for pair in pairs if all(type(value) in (int, float) and abs(value) < 1e15 for value in pair)]
     return [a for a, _ in pairs], [b for _, b in pairs]
 
 
 def smoothed(values):
-    """Running means over a fortieth of the values on either side; over fewer at the start, where a loss falls fast."""
+    """Running means, over n/40 values on either side. Fewer near the start, where a loss falls fast, and the end."""
     sums, n = [0.0, *accumulate(values)], len(values)
     ends = [(i - min(i, n // 40 + 1), min(i + min(i, n // 40 + 1) + 1, n)) for i in range(n)]
     return [(sums[end] - sums[begin]) / (end - begin) for begin, end in ends]
@@ -68,17 +52,17 @@ def short(value, _=None):
     return f"{value / factor:g}{unit}"
 
 
-def draw(runs, x):
+def loss_figure(runs, axis):
     """A matplotlib Figure of the losses in `runs`, {name: lines of its log}. Raises UserError where one has none."""
-    from matplotlib.figure import Figure  # here, since it takes a second; not pyplot, which may want a display
+    from matplotlib.figure import Figure  # here, since importing it takes a second; pyplot might want a display
 
     axes = (figure := Figure(figsize=(8, 4.5), dpi=200, layout="constrained", facecolor="white")).subplots()
-    bests, settled = [], []  # settled: the losses after the steep beginning, which would press them together
+    bests, settled = [], []  # settled: the losses after the steep beginning, which set the height
     for i, (name, lines) in enumerate(runs.items()):
-        at, losses = curve(lines, x, "val/loss")
+        at, losses = curve(lines, axis, "val/loss")
         if not losses:
             raise UserError(f"the log of {name!r} has no evaluation yet: train.py makes the first as it starts")
-        train_at, train_losses = curve(lines, x, "loss")
+        train_at, train_losses = curve(lines, axis, "loss")
         mean, colour = smoothed(train_losses), COLOURS[i % len(COLOURS)]
         axes.plot(train_at, train_losses, color=colour, linewidth=1, alpha=0.25)
         axes.plot(train_at, mean, color=colour, linewidth=1.5, alpha=0.6)
@@ -86,7 +70,7 @@ def draw(runs, x):
         bests.append((min(losses), at[losses.index(min(losses))], colour))
         look = {"color": colour, "linewidth": 2, "marker": MARKS[i % len(MARKS)]}
         label = f"validation, {name if len(name) <= 40 else '…' + name[-39:]}: best {min(losses):.3f}"
-        axes.plot(at, losses, **look, markevery=len(at) // 40 + 1, label=label)  # more marks would cover each other
+        axes.plot(at, losses, **look, markevery=len(at) // 40 + 1, label=label)  # more marks would overlap
         steep = max(at + train_at) / 20
         settled += [b for a, b in zip(at + train_at, losses + mean) if a >= steep]
 
@@ -97,10 +81,10 @@ def draw(runs, x):
     axes.annotate(f"{loss:.3f}", (at, loss), **place, weight="bold")
     height = max(settled) - min(settled) or 0.1
     top = max(loss for line in axes.lines for loss in line.get_ydata())
-    top = top if top < max(settled) + 0.25 * height else max(settled)  # cut off what is steep, but no mark in half
+    top = top if top < max(settled) + 0.25 * height else max(settled)  # cut off the steep part only if it is high
     axes.set_ylim(min(settled) - 0.15 * height, top + 0.05 * height)
-    axes.set_xlabel(AXES[x])
-    axes.set_ylabel("loss (nats a token)")
+    axes.set_xlabel(AXES[axis])
+    axes.set_ylabel("loss (nats per token)")
     axes.xaxis.set_major_formatter(short)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
@@ -110,13 +94,13 @@ def draw(runs, x):
     return figure
 
 
-def plot_loss(folders, to, x="iter"):
-    """Draw the losses of the runs in `folders` into the file `to`. Raises UserError for what cannot be drawn."""
-    ending = os.path.splitext(to)[1].lower()
+def plot_losses(folders, path, axis="iter"):
+    """Draw the losses of the runs in `folders`, against an axis of AXES, into a file. Raises UserError."""
+    ending = os.path.splitext(path)[1].lower()
     if ending not in (".png", ".svg", ".pdf"):
-        raise UserError(f"--to={to} should end in .png, .svg or .pdf")
-    if x not in AXES:
-        raise UserError(f"--x={x} is unknown: it may be {', '.join(AXES)}")
+        raise UserError(f"--to={path} should end in .png, .svg or .pdf")
+    if axis not in AXES:
+        raise UserError(f"--x={axis} is unknown: it may be {', '.join(AXES)}")
     if not folders:
         raise UserError("no run to draw: name its folder, as in 'python plot.py out-hitchikers'")
     for folder in folders:
@@ -133,8 +117,8 @@ def plot_loss(folders, to, x="iter"):
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # whatever the user's own matplotlibrc says
         matplotlib.rcParams.update(STYLE)
-        figure = draw(runs, x)
-        with replacing(to) as f:
+        figure = loss_figure(runs, axis)
+        with replacing(path) as f:
             figure.savefig(f, format=ending[1:])
 
 
@@ -142,7 +126,7 @@ def main():
     folders = [a for a in sys.argv[1:] if not a.startswith("-")]
     configure(globals(), [a for a in sys.argv[1:] if a.startswith("-")], takes="out-a [out-b ...]")
     check_installed("matplotlib")
-    plot_loss(folders, to, x)
+    plot_losses(folders, to, x)
     print(f"the losses are in {to}")
 
 

@@ -6,21 +6,21 @@ Let a trained model write.
     python sample.py --out_dir=out-hitchikers --start=FILE:prompt.txt
     python sample.py --init_from=gpt2-xl --start="What is the answer to life, the universe, and everything?"
 
-Only the samples go to standard output, with a line of dashes after each. A single sample appears word by word.
+Only the samples go to standard output, each followed by a line of dashes. A single sample appears word by word.
 """
 
-from configurator import HERE, UserError, configure, keep_freed_memory, read_text, resolve_device, run
+from configurator import UserError, configure, read_text, run
 
 import codecs
-import os
 import sys
 
 import torch
 from tqdm import tqdm
 
-from model import PRETRAINED
-from tokenizer import GPT2Tokenizer, make_tokenizer, read_meta
-from train import load_model, load_pretrained
+from checkpoint import check_init_from, load_pretrained, load_trained
+from fast import pack
+from machine import resolve_device, set_up_torch
+from tokenizer import GPT2Tokenizer
 
 # -----------------------------------------------------------------------------
 init_from = "resume"  # resume: the model in out_dir; gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder with a GPT-2
@@ -40,7 +40,7 @@ compile: str | bool = False  # False or auto: sampling is not compiled
 
 
 def check_options():
-    """Raise UserError for values that cannot be meant."""
+    """Raise UserError for values out of range."""
     for name, least in {"num_samples": 1, "max_new_tokens": 1, "temperature": 0, "seed": 0}.items():
         if globals()[name] < least:
             raise UserError(f"--{name}={globals()[name]} should be at least {least}")
@@ -48,23 +48,14 @@ def check_options():
         raise UserError(f"--top_k={top_k} should be at least 1, or None to draw from all tokens")
     if top_p is not None and not 0 < top_p <= 1:
         raise UserError(f"--top_p={top_p} should be above 0 and at most 1, or None to draw from all tokens")
-    if init_from not in ("resume", *PRETRAINED) and not os.path.isdir(init_from):
-        raise UserError(
-            f"--init_from={init_from} is unknown: it may be resume, {', '.join(PRETRAINED)}, or a folder with a GPT-2 "
-            "in Hugging Face's format"
-        )
+    check_init_from(init_from, "resume")
+    if str(compile).lower() in ("true", "1"):  # each new length would be compiled anew, for minutes
+        raise UserError(f"--compile={compile}: sampling with a key/value cache is not compiled; try --compile=False")
 
 
-def load_trained(folder):
-    """The model in a folder that train.py wrote, and its tokenizer. Raises UserError where there is none."""
-    model, checkpoint = load_model(os.path.join(folder, "ckpt.pt"))
-    # nanoGPT's checkpoints do not bring the encoding along: the data folder knows
-    data = os.path.join(HERE, "data", str(checkpoint.get("config", {}).get("dataset")))
-    tokenizer = make_tokenizer(checkpoint.get("meta") or read_meta(data))
-    if tokenizer.vocab_size > model.config.vocab_size:
-        given = f"{tokenizer.vocab_size} token ids, the model {model.config.vocab_size}"
-        raise UserError(f"the encoding in {data!r} has {given}: is that the folder it was trained on?")
-    return model, tokenizer
+def until(end, ids):
+    """The ids before the first `end`, if there is one."""
+    return ids[: ids.index(end)] if end in ids else ids
 
 
 def main():
@@ -72,18 +63,11 @@ def main():
     check_options()
     sys.stdout.reconfigure(encoding="utf-8", errors="replace")
     torch_device, torch_dtype, _ = resolve_device(device, dtype, compile)
-    if str(compile).lower() in ("true", "1"):  # each new length would be compiled anew, for minutes
-        raise UserError(f"--compile={compile}: sampling with a key/value cache is not compiled; try --compile=False")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    keep_freed_memory()
-    torch.manual_seed(seed)
+    set_up_torch(seed)
 
-    if init_from == "resume":
-        model, tokenizer = load_trained(out_dir)
-    else:
-        model, tokenizer = load_pretrained(init_from), GPT2Tokenizer()
+    model, tokenizer = load_trained(out_dir) if init_from == "resume" else (load_pretrained(init_from), GPT2Tokenizer())
     model.eval().to(torch_device, torch_dtype)
-    model.pack()
+    pack(model)
 
     prompt = read_text(start.removeprefix("FILE:"), "prompt") if start.startswith("FILE:") else start
     ids = tokenizer.encode(prompt, special=True)
@@ -91,25 +75,22 @@ def main():
         raise UserError(f"the prompt --start={start} is empty: it should have at least a character")
     if len(ids) > (block_size := model.config.block_size):
         print(f"note: of the prompt's {len(ids)} tokens the model sees the last {block_size}", file=sys.stderr)
-
     idx = torch.tensor([ids], device=torch_device).expand(num_samples, -1)  # (B, T)
     end = tokenizer.end_of_text if stop_at_end else None
-    new_ids = model.stream(idx, max_new_tokens, temperature, top_k, top_p, end, tokenizer.vocab_size)
-
-    def before_end(ids):
-        return ids[: ids.index(end)] if end in ids else ids
+    stream = model.stream(idx, max_new_tokens, temperature, top_k, top_p, end, tokenizer.vocab_size)
 
     if num_samples == 1:
-        # tokens can end within a character, which the decoder keeps until it is whole
+        # a token can end within a character: the decoder keeps its bytes until the character is whole
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         print(prompt, end="", flush=True)
-        for token in new_ids:
-            print(decoder.decode(tokenizer.decode_bytes(before_end(token[0].tolist()))), end="", flush=True)
+        for next_ids in stream:
+            new_bytes = tokenizer.decode_bytes(until(end, next_ids[0].tolist()))
+            print(decoder.decode(new_bytes), end="", flush=True)
         print(decoder.decode(b"", final=True), "---------------", sep="\n")
         return
-    bar = tqdm(new_ids, total=max_new_tokens, unit="tok", leave=False, disable=not sys.stderr.isatty())
+    bar = tqdm(stream, total=max_new_tokens, unit="tok", leave=False, disable=not sys.stderr.isatty())
     for row in torch.cat(list(bar), dim=1).tolist():
-        print(prompt + tokenizer.decode_bytes(before_end(row)).decode("utf-8", errors="replace"))
+        print(prompt + tokenizer.decode_bytes(until(end, row)).decode("utf-8", errors="replace"))
         print("---------------")
 
 

@@ -5,15 +5,15 @@ Read a text aloud, into a .wav file.
     python speak.py --text=FILE:story.txt --out=story.wav
     python sample.py --out_dir=out-hitchikers | python speak.py --text=FILE:- --out=story.wav
 
-Each of sample.py's samples is a passage of its own, after a longer pause. Blank lines divide paragraphs.
+Each sample of sample.py is a passage, with a longer pause after it. Blank lines separate paragraphs.
 
 The voice is a VITS model (Kim et al. 2021, arXiv 2106.06103) in transformers' format, fetched from huggingface.co when
 it is first used. The default, kakao-enterprise/vits-ljs, is one woman's American English, 145 MB, under the MIT
-licence, and learned from recordings in the public domain; it takes its pronunciation from espeak-ng (GPL).
+licence, trained on recordings in the public domain; it needs espeak-ng (GPL) for the pronunciation.
 --model=facebook/mms-tts-eng does without espeak-ng, sounds plainer, and is for non-commercial use only (CC BY-NC 4.0).
 """
 
-from configurator import UserError, check_installed, configure, first_line, read_text, replacing, resolve_device, run
+from configurator import UserError, check_installed, configure, first_line, read_text, replacing, run
 
 import importlib.util
 import os
@@ -26,24 +26,27 @@ import wave
 import torch
 from tqdm import tqdm
 
+from machine import resolve_device
+from pretrained import hub_folder
+
 check_installed("transformers", "num2words")
 
 # -----------------------------------------------------------------------------
 text = "Don't panic."  # what to say; FILE:story.txt reads it from a file, FILE:- from standard input
-out = "speech.wav"  # where to: a .wav file, 16 bits, mono
+out = "speech.wav"  # the .wav file to write, 16 bits, mono
 model = "kakao-enterprise/vits-ljs"  # the voice: a name at huggingface.co, or a folder with a VITS model
 speed = 1.0  # above 1 speaks faster
-seed = 1337  # of the intonation, which is drawn
+seed = 1337  # of the intonation, which is random
 device = "auto"  # auto, cpu, cuda, cuda:1, mps
 # -----------------------------------------------------------------------------
 
 PAUSES = {"clause": 0.1, "sentence": 0.35, "paragraph": 0.8, "passage": 1.6}  # seconds, after each
-PASSAGES = re.compile(r"^ *-{3,} *$|<\|endoftext\|>", re.MULTILINE)  # what divides them, as sample.py writes it
-LONGEST = 300  # characters said at once: half a minute, so that memory stays bounded
+BETWEEN_PASSAGES = re.compile(r"^ *-{3,} *$|<\|endoftext\|>", re.MULTILINE)  # as sample.py writes it
+LONGEST = 300  # characters said at once: half a minute, which bounds the memory
 FILES = ["config.json", "model.safetensors", "tokenizer_config.json", "vocab.json"]  # of a voice
 
 # -----------------------------------------------------------------------------
-# what is written, in words
+# from text to words
 
 TITLES = {"Mr": "Mister", "Mrs": "Missus", "Ms": "Miz", "Dr": "Doctor", "Prof": "Professor"}
 CURRENCIES = {"$": ("USD", "dollars"), "€": ("EUR", "euro"), "£": ("GBP", "pounds")}
@@ -56,11 +59,8 @@ NUMBER = re.compile(
 
 
 def number_in_words(match):
-    """A NUMBER in words: 21st, 3.14, the 1980s, $3.14, $5 million. 1100 to 2099 are years, which does for sheep too."""
+    """A NUMBER in words: 21st, 3.14, the 1980s, $3.14, $5 million. 1100 to 2099 are read as years."""
     from num2words import num2words
-
-    def digits(number):
-        return " ".join(num2words(int(digit)) for digit in number)
 
     minus, currency, whole, decimals, ending, large = match.groups(default="")
     code, unit = CURRENCIES.get(currency, ("", ""))
@@ -68,9 +68,9 @@ def number_in_words(match):
     if currency and not large and len(number) <= 15 and len(decimals) <= 2:
         words = num2words(f"{number or 0}.{decimals or 0}", to="currency", currency=code)
         words = re.sub(" sterling|, zero (cents|pence)$", "", words)
-        decimals = unit = ""  # are said
-    elif re.fullmatch(r"0\d+|\d{16,}|", number):  # an agent's, a telephone's, none before .5
-        words = digits(number)
+        decimals = unit = ""  # both are in `words` already
+    elif re.fullmatch(r"0\d+|\d{16,}|", number):  # 007; a telephone number; nothing, as in .5
+        words = digits_in_words(number)
     elif ending in ("st", "nd", "rd", "th"):
         words = num2words(int(number), to="ordinal")
     else:
@@ -78,12 +78,18 @@ def number_in_words(match):
         words = num2words(int(number), to="year" if year else "cardinal")
     if ending == "s":
         words = re.sub("y$", "ie", words) + "s"
-    point = f" point {digits(decimals)}" if decimals else ""
+    point = f" point {digits_in_words(decimals)}" if decimals else ""
     return f" {'minus ' * bool(minus)}{words}{point}{large} {unit} "
 
 
+def digits_in_words(digits):
+    from num2words import num2words
+
+    return " ".join(num2words(int(digit)) for digit in digits)
+
+
 def character_in_words(char, letters):
-    """What is read where `char` stands, for a voice that knows `letters`; None where there is nothing to read."""
+    """How a voice that knows `letters` reads a character; None if it cannot."""
     kind, name = unicodedata.category(char), unicodedata.name(char, "").lower()
     if char.lower() in letters or char in " \n.,;:!?'-":
         return char
@@ -93,97 +99,82 @@ def character_in_words(char, letters):
         return latin[2].capitalize() if latin[1] else latin[2]
     if kind in ("Sm", "Sc", "So") and char != "\ufffd" or kind == "Po" and name.endswith(" sign"):  # +, emoji, %
         return re.sub("[^a-z]+", " ", f" {name.removesuffix(' sign')} ")
-    if kind[0] == "M" or kind == "Cf":  # accents, and what cannot be seen
+    if kind[0] == "M" or kind == "Cf":  # accents, and invisible characters
         return ""
-    if kind[0] in "PZ" or kind in ("Sk", "Cc"):  # a dash is a pause; quotes, brackets and spaces are not read
+    if kind[0] in "PZ" or kind in ("Sk", "Cc"):  # a dash is a pause; quotes, brackets and spaces are silent
         return ", " if kind == "Pd" else " "
     return None
 
 
 def in_words(text, letters):
     """
-    `text` in letters and plain punctuation only, with numbers and signs as words; and what it had that cannot be read.
+    `text` in letters and plain punctuation, with numbers and signs as words; and the characters that cannot be read.
 
     `letters` are those that the voice knows, in lower case. Newlines stay.
     """
     text = "".join(f" {char} " if char.isnumeric() and not char.isdecimal() else char for char in text)  # the ½ in 2½
     text = unicodedata.normalize("NFKC", text.translate(PLAIN))
     text = re.sub(rf"\b({'|'.join(TITLES)})\.", lambda match: TITLES[match[1]], text)
-    text = re.sub(r"--+|(?<=\s)-(?=\s)", "—", text)  # a typewriter's dash
-    text = re.sub(r"(?<=\d):(?=\d\d)", " ", text)  # half past ten
+    text = re.sub(r"--+|(?<=\s)-(?=\s)", "—", text)  # typed dashes
+    text = re.sub(r"(?<=\d):(?=\d\d)", " ", text)  # 10:30
     text = re.sub(r"(?<=\d) ?– ?(?=\d)", " to ", text)
     text = NUMBER.sub(number_in_words, text)
     words = {char: character_in_words(char, letters) for char in sorted(set(text))}
-    lost = [char for char in words if words[char] is None]
+    unreadable = [char for char in words if words[char] is None]
     text = "".join(words[char] or "" for char in text)
-    text = re.sub(r"(?<!\w)'|'(?!\w)", "", text)  # quotes; an apostrophe stands between letters
+    text = re.sub(r"(?<!\w)'|'(?!\w)", "", text)  # quotes: an apostrophe stands between letters
     text = re.sub(r"[ -]*([.,;:!?])(?:[ ,]*,)?", r"\1", re.sub(" +", " ", text))
-    return text, lost
+    return text, unreadable
 
 
 # -----------------------------------------------------------------------------
-# what is said at once
+# from words to pieces that are said at once
 
 
 def pieces(passage):
     """
-    Cut a passage that is in words: a list of (what to say at once, the name of the pause after it).
+    Cut a passage that is in words: a list of (words to say at once, the name of the pause after them).
 
-    Blank lines, and line ends that end a sentence, divide paragraphs.
+    Paragraphs are separated by blank lines, and by line ends after a sentence.
     """
     script = []
-
-    def pause(name):
-        script[-1:] = [(words, name) for words, _ in script[-1:]]
-
     for paragraph in re.split(r"\n\s*\n|(?<=[.!?])\s*\n", passage):
-        # not after an initial, as in J. R. Hartley
+        # no sentence ends after an initial, as in J. R. Hartley
         for sentence in re.split(r"(?<=[.!?])(?<!\b[A-Z]\.)\s+(?=[^\sa-z])", " ".join(paragraph.split())):
             clauses = [sentence]
-            if len(sentence) > LONGEST:  # as many whole clauses as go into it, or else as many words
+            if len(sentence) > LONGEST:  # as many whole clauses as fit, or else as many words
                 some = rf"\S.{{0,{LONGEST - 1}}}"
                 clauses = re.findall(rf"{some}(?<=[,;:])(?=\s)|{some}(?=\s|$)|\S{{{LONGEST}}}", sentence)
             script += [(clause, "clause") for clause in clauses if re.search(r"\w", clause)]
-            pause("sentence")
-        pause("paragraph")
-    pause("passage")
+            set_last_pause(script, "sentence")
+        set_last_pause(script, "paragraph")
+    set_last_pause(script, "passage")
     return script
+
+
+def set_last_pause(script, name):
+    """Replace the pause after a script's last piece, if it has one."""
+    script[-1:] = [(words, name) for words, _ in script[-1:]]
 
 
 # -----------------------------------------------------------------------------
 # the voice
 
 
-def missing_files(folder):
-    """Those of a voice's files that are not in the folder."""
-    return [file for file in FILES if not os.path.exists(os.path.join(folder, file))]
-
-
 def voice_folder(name):
-    """The folder of the voice `name`: itself, or what huggingface.co has under that name, fetched once."""
-    from huggingface_hub import snapshot_download
-
+    """The folder of the voice `name`: itself, or the one that the hub has under that name, fetched once."""
     if os.path.isdir(name):
         return name
-    for cached in (True, False):  # without a network it takes minutes until huggingface.co is given up
-        try:
-            folder = snapshot_download(name, allow_patterns=FILES, local_files_only=cached)
-        except Exception as failure:  # of many kinds
-            reason = first_line(failure)
-        else:
-            if not cached or not missing_files(folder):
-                return folder
-    raise UserError(
-        f"there is no folder --model={name}, and no such voice in the cache, nor could it be fetched from "
-        f"huggingface.co ({reason}): where there is a network, 'hf download {name} --local-dir voice' "
-        "makes a folder to copy here, for --model=voice"
-    )
+    try:
+        return hub_folder([name], FILES, "voice")
+    except OSError as failure:
+        raise UserError(f"there is no folder --model={name}; as a voice, {failure}, for --model=voice") from None
 
 
 def load_voice(name):
-    """The tokenizer and the model of a voice. Raises UserError where it is none."""
+    """The tokenizer and the model of a voice. Raises UserError where it is not a VITS voice."""
     folder = voice_folder(name)
-    if missing := missing_files(folder):
+    if missing := [file for file in FILES if not os.path.exists(os.path.join(folder, file))]:
         raise UserError(
             f"--model={name} has no {', '.join(missing)}: it should be a VITS voice, with {', '.join(FILES)}"
         )
@@ -205,14 +196,15 @@ def load_voice(name):
     except Exception as failure:  # a damaged file can raise almost anything
         raise UserError(f"cannot load the voice --model={name}: {first_line(failure)}") from None
     if lacking := sorted(report["missing_keys"]):
-        raise UserError(f"--model={name} lacks {len(lacking)} weights of a VITS voice, {lacking[0]} among them")
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        raise UserError(f"--model={name} lacks weights of a VITS voice: {lacking[0]}{more}")
     if max(tokenizer.encoder.values()) >= network.config.vocab_size:
         raise UserError(f"--model={name}: vocab.json has ids beyond the model's {network.config.vocab_size}")
     return tokenizer, network.eval()
 
 
 def find_espeak():
-    """Have phonemizer use the espeak-ng that pip installed, where there is one, or else the system's."""
+    """Have phonemizer use the espeak-ng that pip installed, or else the system's. Raises UserError without either."""
     check_installed("phonemizer")
     if importlib.util.find_spec("espeakng_loader"):
         import espeakng_loader
@@ -223,16 +215,16 @@ def find_espeak():
 
     if not EspeakBackend.is_available():
         raise UserError(
-            f"--model={model} needs espeak-ng: 'pip install espeakng-loader', or your system's package espeak-ng, or a "
-            "voice without, --model=facebook/mms-tts-eng"
+            f"--model={model} needs espeak-ng: 'pip install espeakng-loader', your system's package espeak-ng, or a "
+            "voice that does without, --model=facebook/mms-tts-eng"
         )
 
 
 def encode(tokenizer, sentence):
-    """The token ids of a sentence as (1, T), none of them unknown to the model: it would fail at those."""
+    """The token ids of a sentence, (1, T), without symbols that the model does not know: it would fail at those."""
     symbols, _ = tokenizer.prepare_for_tokenization(sentence)  # phonemes, or lower-case letters
     phonemize, tokenizer.phonemize = tokenizer.phonemize, False
-    ids = tokenizer(symbols, normalize=True, return_tensors="pt").input_ids  # without what the vocabulary has not
+    ids = tokenizer(symbols, normalize=True, return_tensors="pt").input_ids  # drops what is not in the vocabulary
     tokenizer.phonemize = phonemize
     return ids
 
@@ -241,7 +233,7 @@ def encode(tokenizer, sentence):
 
 
 def check_options():
-    """Raise UserError for values that cannot be meant."""
+    """Raise UserError for values out of range."""
     if not out.lower().endswith(".wav"):
         raise UserError(f"--out={out} should end in .wav")
     if os.path.isdir(out):
@@ -264,10 +256,11 @@ def main():
         if tokenizer.phonemize:
             find_espeak()
         letters = "abcdefghijklmnopqrstuvwxyz" if tokenizer.phonemize else "".join(tokenizer.encoder)
-        parts = [in_words(passage, {char for char in letters if char.isalpha()}) for passage in PASSAGES.split(written)]
-        if lost := sorted({char for _, lost in parts for char in lost}):
-            print(f"note: this voice cannot say {' '.join(lost)}", file=sys.stderr)
-        script = [piece for passage, _ in parts for piece in pieces(passage)]
+        known = {char for char in letters if char.isalpha()}
+        passages = [in_words(passage, known) for passage in BETWEEN_PASSAGES.split(written)]
+        if unreadable := sorted({char for _, chars in passages for char in chars}):
+            print(f"note: this voice cannot say {' '.join(unreadable)}", file=sys.stderr)
+        script = [piece for words, _ in passages for piece in pieces(words)]
         if not script:
             raise UserError(f"there is nothing that this voice can say in --text={text:.40}")
         seconds = speak(script, tokenizer, network.to(torch_device), f)
@@ -276,15 +269,17 @@ def main():
 
 @torch.no_grad()
 def speak(script, tokenizer, network, f):
-    """Say all pieces of a script into a binary file, each as soon as it is said. Returns the length in seconds."""
+    """Say the pieces of a script into a binary file, one at a time. Returns the length in seconds."""
     torch.manual_seed(seed)
     rate = network.config.sampling_rate
     network.speaking_rate = network.config.speaking_rate * speed
     length = sum(len(words) for words, _ in script)
-    if length > (most := int(2**31 / rate * 12 * speed)):  # at 12 characters a second, which is slow
-        raise UserError(f"a .wav file holds 4 GB, here about {most:,} characters, and not {length:,}: cut the text")
+    if length > (most := int(2**31 / rate * 12 * speed)):  # at 12 characters a second, slow speech
+        raise UserError(
+            f"a .wav file holds 4 GB, with this voice about {most:,} characters, and not {length:,}: split the text"
+        )
     bar = tqdm(total=length, unit="char", leave=False, disable=not sys.stderr.isatty())
-    begin = shown = time.time()
+    began = shown = time.time()
     done = 0
     with wave.open(f, "wb") as sound:
         sound.setnchannels(1)
@@ -298,7 +293,7 @@ def speak(script, tokenizer, network, f):
             done += len(words)
             if bar.disable and time.time() > shown + 10:
                 shown = time.time()
-                left = (shown - begin) * (length - done) / done
+                left = (shown - began) * (length - done) / done
                 print(f"{done / length:.0%} said, {tqdm.format_interval(left)} left", file=sys.stderr)
         bar.close()
         return sound.tell() / rate

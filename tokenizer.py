@@ -1,12 +1,12 @@
 """
 Text to token ids and back: GPT-2's byte pairs, or single characters. The only place that knows encodings.
 
-A dataset's `meta.json` says which of them its .bin files were made with:
+A dataset's `meta.json` says which encoding its .bin files have:
 
     {"encoding": "gpt2", "vocab_size": 50257,
      "train": {"tokens": 163840, "bytes": 741376}, "val": {"tokens": 18432, "bytes": 83968}}
 
-and for `char` also "chars", all characters in the order of their ids.
+and for `char` also "chars", the characters in the order of their ids.
 """
 
 import base64
@@ -22,7 +22,7 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 class GPT2Tokenizer:
-    """GPT-2's byte pair encoding: ids 0 to 50255, and 50256 for <|endoftext|>."""
+    """GPT-2's byte pair encoding: ids 0 to 50255, and 50256 for <|endoftext|>. Works without a network."""
 
     vocab_size = 50257
     end_of_text = 50256
@@ -31,11 +31,11 @@ class GPT2Tokenizer:
         self.bpe = gpt2_bpe()
 
     def encode(self, text, special=False):
-        """Token ids of a text; `special` reads "<|endoftext|>" as the one token, and not as thirteen characters."""
+        """Token ids of a text. With `special`, "<|endoftext|>" is one token, else thirteen characters."""
         return self.bpe.encode(text, allowed_special={END_OF_TEXT}) if special else self.bpe.encode_ordinary(text)
 
     def decode_bytes(self, ids):
-        """UTF-8 bytes of token ids; a character may begin in one token and end in the next."""
+        """UTF-8 bytes of token ids. A character may begin in one token and end in the next."""
         return self.bpe.decode_bytes(ids)
 
     def meta(self):
@@ -57,7 +57,7 @@ class CharTokenizer:
             return [self.ids[char] for char in text]
         except KeyError as missing:
             raise UserError(
-                f"the character {missing.args[0]!r} is not one that the model knows, which are {self.chars!r}"
+                f"the model does not know the character {missing.args[0]!r}; it knows {self.chars!r}"
             ) from None
 
     def decode_bytes(self, ids):
@@ -70,21 +70,21 @@ class CharTokenizer:
 
 def gpt2_bpe():
     """
-    tiktoken's "gpt2" encoding, made without a network from the ranks that openai-whisper ships (the file is the
-    r50k_base.tiktoken that tiktoken itself would download, and tests/test_tokenizer.py compares the checksum).
+    tiktoken's "gpt2" encoding, made without a network from the ranks that openai-whisper brings. They are the file that
+    tiktoken itself would download, r50k_base.tiktoken: tests/test_tokenizer.py compares the checksum.
     """
     import tiktoken
     from tiktoken_ext.openai_public import r50k_pat_str
 
-    whisper = importlib.util.find_spec("whisper")  # finds the folder, and imports neither torch nor numba
-    folder = (whisper and whisper.submodule_search_locations or [""])[0]  # a package of that name may be another one
+    whisper = importlib.util.find_spec("whisper")  # finds the folder without importing torch and numba
+    folder = (whisper and whisper.submodule_search_locations or [""])[0]  # another module may have that name
     path = os.path.join(folder, "assets", "gpt2.tiktoken")
     if not os.path.exists(path):
         try:
             return tiktoken.get_encoding("gpt2")
         except Exception as failure:  # requests' and tiktoken's own, of many kinds
             raise UserError(
-                f"GPT-2's byte pairs are neither here nor to be downloaded ({first_line(failure)}): "
+                f"GPT-2's byte pairs are not installed and cannot be downloaded ({first_line(failure)}): "
                 "'pip install openai-whisper' brings them"
             ) from None
     with open(path, "rb") as f:
@@ -101,8 +101,8 @@ def make_tokenizer(meta):
 
 def read_meta(folder):
     """
-    The meta of the dataset in `folder`: its meta.json, else nanoGPT's meta.pkl, else GPT-2's byte pairs.
-    Raises UserError for a file that is damaged, or that is more than data.
+    The meta of the dataset in `folder`: its meta.json, else nanoGPT's meta.pkl, else that of GPT-2's byte pairs.
+    Raises UserError for a file that is damaged, or a pickle that would run something.
     """
     path = os.path.join(folder, "meta.json")
     try:
@@ -123,7 +123,7 @@ def read_meta(folder):
 
 
 def check_meta(meta, path):
-    """`meta`, if it is one; else a UserError that names `path`, where it was found."""
+    """Return `meta`. Raises UserError, which names its `path`, where it describes no encoding."""
 
     def demand(truth, what):
         if not truth:
@@ -149,10 +149,10 @@ def check_meta(meta, path):
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Reads dict, list, str and int, and refuses all that a pickle would have to import or call."""
+    """Reads dict, list, str and int, and refuses everything for which a pickle must import or call something."""
 
     def find_class(self, module, name):
-        raise pickle.UnpicklingError(f"it wants to call {module}.{name}, and is therefore not run")
+        raise pickle.UnpicklingError(f"it would call {module}.{name}, and is not run")
 
     def persistent_load(self, pid):
         raise pickle.UnpicklingError("it refers to objects outside the file")

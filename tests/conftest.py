@@ -82,8 +82,6 @@ def inside(repo, tmp_path, monkeypatch, capsys):
         spec = importlib.util.spec_from_file_location("script", ROOT / name)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        if hasattr(module, "HERE"):
-            module.HERE = str(repo)
         monkeypatch.setattr(configurator, "HERE", str(repo))  # where data_folder() looks
         vars(module).update({"catch_signals": list, **replaced})  # pytest keeps its own signal handlers
         monkeypatch.setattr(sys, "argv", [name, *args])

@@ -10,8 +10,8 @@ import subprocess
 import pytest
 import torch
 
+from checkpoint import load_checkpoint, load_model
 from configurator import UserError
-from train import load_checkpoint, load_model
 
 TINY = ["--dataset=hats", "--device=cpu", "--dtype=float32", "--compile=False", "--n_layer=1", "--n_head=2"]
 TINY += ["--n_embd=8", "--block_size=8", "--batch_size=2", "--gradient_accumulation_steps=1", "--dropout=0.0"]

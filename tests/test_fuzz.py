@@ -7,6 +7,7 @@ import pickle
 import re
 import struct
 from functools import reduce
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ import configurator
 import sample
 import train
 from configurator import UserError, configure, read_options
+from report import bits_per_byte
 from tokenizer import CharTokenizer, GPT2Tokenizer, make_tokenizer, read_meta
 
 TRIES = settings(
@@ -194,7 +196,7 @@ def assert_meta(meta):
         assert (meta["encoding"], meta["vocab_size"]) == ("gpt2", 50257)
     for counts in [meta[split] for split in ("train", "val") if split in (meta or {})]:
         assert all(type(counts.get(of, 0)) is int for of in ("tokens", "bytes"))
-        train.bits_per_byte(1.0, counts)
+        bits_per_byte(1.0, counts)
 
 
 @TRIES
@@ -273,9 +275,10 @@ def test_bytes_as_a_train_bin_give_token_ids_of_the_model_or_an_error(content, m
         return
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(configurator, "HERE", os.getcwd())
-        patch.setattr(train, "HERE", os.getcwd(), raising=False)
         patch.setattr(train, "dataset", "fuzz")
-        tokens = outcome(train.open_tokens, "train", meta, block_size, vocab_size)
+        tokens = outcome(
+            train.open_tokens, "train", meta, SimpleNamespace(block_size=block_size, vocab_size=vocab_size)
+        )
     if tokens is not None:
         assert len(tokens) > block_size and max(tokens) < vocab_size and tokens.tobytes() == content
         starts = train.evaluation_starts(len(tokens), block_size, 5)

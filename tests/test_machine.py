@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from configurator import UserError, resolve_device
+from configurator import UserError
+from machine import resolve_device
 
 
 @pytest.fixture

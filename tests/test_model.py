@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from model import GPT, GPTConfig, draw, linear_cross_entropy, scratches
+from fast import buffers, linear_cross_entropy, pack
+from model import GPT, GPTConfig, draw_ids
 
 SIZES = {"block_size": 32, "vocab_size": 97, "n_layer": 3, "n_head": 4, "n_embd": 32}
 
@@ -158,8 +159,8 @@ def test_on_a_cpu_the_logits_of_batches_of_any_size_lie_in_the_same_memory():
     places = set()
     for x, weight, targets in inputs:
         linear_cross_entropy(x, weight, targets).backward()
-        places.add(tuple(kept.data_ptr() for kept in scratches.values()))
-    assert len(places) == 1 and len(scratches) == 2
+        places.add(tuple(kept.data_ptr() for kept in buffers.values()))
+    assert len(places) == 1 and len(buffers) == 2
 
 
 def test_a_batch_with_nothing_but_ignored_targets_has_loss_zero_and_no_gradient():
@@ -225,7 +226,7 @@ def test_greedy_text_is_that_of_transformers(model, reference):
 @pytest.mark.parametrize("rows", [1, 2, 10])
 def test_a_packed_model_has_the_logits_and_the_greedy_text_of_transformers(model, reference, rows):
     packed = copy.deepcopy(model)
-    packed.pack()
+    pack(packed)
     idx = tokens(rows, 12)
     torch.testing.assert_close(all_logits(packed, idx), reference(idx).logits, rtol=0, atol=1e-4)
     expected = reference.generate(idx, attention_mask=torch.ones_like(idx), max_new_tokens=20, do_sample=False)
@@ -235,7 +236,7 @@ def test_a_packed_model_has_the_logits_and_the_greedy_text_of_transformers(model
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="torch has oneDNN for x86")
 def test_a_packed_model_holds_no_weights_twice_but_those_of_the_embedding(model):
     packed = copy.deepcopy(model)
-    packed.pack()
+    pack(packed)
     assert not any(isinstance(module, torch.nn.Linear) for module in packed.modules())
     matrices = {name for name, p in packed.named_parameters() if p.dim() == 2}
     assert matrices == {"transformer.wte.weight", "transformer.wpe.weight"}
@@ -244,7 +245,7 @@ def test_a_packed_model_holds_no_weights_twice_but_those_of_the_embedding(model)
 def test_a_model_in_a_type_that_cannot_be_packed_stays_as_it_is(model):
     double = copy.deepcopy(model).double()
     expected = double.generate(tokens(2, 12), 8, temperature=0)
-    double.pack()
+    pack(double)
     assert torch.equal(double.generate(tokens(2, 12), 8, temperature=0), expected)
     assert double.state_dict().keys() == model.state_dict().keys()
 
@@ -286,7 +287,7 @@ def test_the_padding_of_the_vocabulary_is_never_drawn():
 
 
 def test_top_k_draws_from_exactly_k_even_where_logits_are_equal():
-    drawn = draw(torch.zeros(2000, 10), 1.0, 3, None).flatten().tolist()
+    drawn = draw_ids(torch.zeros(2000, 10), 1.0, 3, None).flatten().tolist()
     assert len(set(drawn)) == 3
 
 
@@ -294,7 +295,7 @@ def test_top_p_draws_from_the_fewest_tokens_that_reach_p():
     probs = torch.tensor([0.1, 0.5, 0.15, 0.25])
     for p, allowed in {0.3: {1}, 0.6: {1, 3}, 0.8: {1, 3, 2}, 1.0: {0, 1, 2, 3}}.items():
         torch.manual_seed(0)
-        drawn = draw(probs.log().expand(2000, 4), 1.0, None, p)
+        drawn = draw_ids(probs.log().expand(2000, 4), 1.0, None, p)
         assert set(drawn.flatten().tolist()) == allowed
 
 
@@ -302,7 +303,7 @@ def test_top_p_draws_from_the_fewest_tokens_that_reach_p():
 def test_the_draws_have_the_softmax_frequencies(top_k, top_p):
     logits = torch.tensor([1.0, 0.0, -1.0, 2.0])
     torch.manual_seed(0)
-    drawn = draw(logits.expand(40000, 4), 0.8, top_k, top_p).flatten()
+    drawn = draw_ids(logits.expand(40000, 4), 0.8, top_k, top_p).flatten()
     expected = F.softmax((logits / 0.8).masked_fill(logits < (0 if top_k == 3 else -9), -torch.inf), dim=0)
     torch.testing.assert_close(torch.bincount(drawn, minlength=4) / 40000, expected, atol=0.01, rtol=0)
 
@@ -310,7 +311,7 @@ def test_the_draws_have_the_softmax_frequencies(top_k, top_p):
 def test_a_tiny_temperature_is_as_good_as_greedy():
     logits = torch.randn(50, 20, generator=torch.Generator().manual_seed(0)) * 30
     for top_k in (None, 5):
-        assert torch.equal(draw(logits, 1e-30, top_k, None), logits.argmax(dim=-1, keepdim=True))
+        assert torch.equal(draw_ids(logits, 1e-30, top_k, None), logits.argmax(dim=-1, keepdim=True))
 
 
 def test_a_row_that_has_drawn_the_stop_token_stays_there_and_all_of_them_end_the_text(model):

@@ -1,4 +1,4 @@
-"""What data/openwebtext/prepare.py promises, on small files made here, with the cache in a temporary folder."""
+"""What data/openwebtext/prepare.py promises, shown on small files, with the cache in a temporary folder."""
 
 import gzip
 import importlib.util
@@ -30,8 +30,8 @@ WRITTEN = ("train.bin", "val.bin", "meta.json")
 gpt2 = GPT2Tokenizer()  # tests/test_tokenizer.py shows that its ids are tiktoken's own
 
 
-def made_up(count, seed=1):
-    """`count` documents of words, signs, white space of all kinds and other scripts; some are empty."""
+def random_documents(count, seed=1):
+    """`count` documents of words, signs, several scripts and all kinds of white space; some are empty."""
     rng = random.Random(seed)
     words = ["the", "kettle's", "3.14", "naïve", "“so”", "語る", "🫖", "<|endoftext|>", "don't", "ß", "e\u0301", "\x1c"]
     blanks = [" "] * 8 + ["  ", "\n", "\n\n", " \n ", "\t", "\u3000", "\u00a0", "   ", "\r\n", ""]
@@ -40,26 +40,26 @@ def made_up(count, seed=1):
 
 @pytest.fixture
 def house(tmp_path):
-    """The scripts that prepare.py needs, laid out as in the repository; the folder of prepare.py."""
+    """The scripts that prepare.py needs, laid out as in the repository. Returns the folder of prepare.py."""
     (tmp_path / "house" / HERE).mkdir(parents=True)
-    for name in ("configurator.py", "tokenizer.py", HERE / "prepare.py"):
+    for name in ("configurator.py", "tokenizer.py", "data/prepare.py", HERE / "prepare.py"):
         shutil.copy(ROOT / name, tmp_path / "house" / name)
     return tmp_path / "house" / HERE
 
 
 @pytest.fixture
 def prepare(house, tmp_path, monkeypatch, capsys):
-    """Runs the copy's main in this process; gives its status, standard output and standard error."""
+    """prepare("--key=value", ...) runs the copy's main in this process; returns status, output and error output."""
 
-    def call(*arguments, **replaced):
+    def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["prepare.py", "--num_proc=1", *arguments])
-        monkeypatch.setattr(sys, "path", sys.path[:])  # the script puts its root there
+        monkeypatch.setattr(sys, "path", sys.path[:])  # the script adds folders
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
         monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest keeps its own handlers
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
         spec = importlib.util.spec_from_file_location("openwebtext_copy", house / "prepare.py")
         script = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(script)
-        vars(script).update(replaced)
         capsys.readouterr()
         return (status_of(script), *capsys.readouterr())
 
@@ -68,8 +68,8 @@ def prepare(house, tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def command(house, tmp_path):
-    """What subprocess needs to run the copy in a process of its own, without a network and with an empty cache."""
-    environment = os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "PYTHONUTF8": "1"}
+    """command("--key=value", ...): arguments for subprocess to run the copy offline and with an empty cache."""
+    environment = os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
     for name in ("HF_DATASETS_CACHE", "HF_HUB_CACHE"):
         environment.pop(name, None)
     return lambda *arguments: {
@@ -92,7 +92,10 @@ def ids_in(folder):
 
 
 def expected(texts):
-    """nanoGPT's procedure, plainly: the split of `datasets`, each document encoded on its own, and 50256 behind it."""
+    """
+    The ids and bytes of each split by nanoGPT's procedure: `datasets` makes the split, and each document is encoded on
+    its own and followed by 50256.
+    """
     parts = datasets.Dataset.from_dict({"text": texts}).train_test_split(test_size=0.0005, seed=2357, shuffle=True)
     parts = {"train": parts["train"]["text"], "val": parts["test"]["text"]}
     ids = {split: [i for text in parts[split] for i in [*gpt2.bpe.encode_ordinary(text), 50256]] for split in SPLITS}
@@ -108,8 +111,8 @@ def check(folder, texts):
     assert not list(folder.glob("*.tmp"))
 
 
-def refused(result, folder, *words):
-    """Status 2, one line that has the words, and no file."""
+def assert_refused(result, folder, *words):
+    """The run ended with status 2, one line that contains the words, and no file."""
     status, _, error = result
     assert status == 2 and error.startswith("error: ") and error.count("\n") == 1, error
     for word in words:
@@ -122,7 +125,7 @@ def refused(result, folder, *words):
 
 
 def test_ids_and_split_and_counts_are_those_of_nanogpts_procedure(prepare, house, tmp_path):
-    texts = made_up(2500)  # of which two are for validation
+    texts = random_documents(2500)  # of which two are for validation
     assert "" in texts
     path = parquet(tmp_path / "documents.parquet", texts)
     status, out, error = prepare(f"--data_files={path}")
@@ -134,13 +137,13 @@ def test_ids_and_split_and_counts_are_those_of_nanogpts_procedure(prepare, house
     ]
 
 
-def test_long_words_and_a_full_memory_of_words_change_nothing(prepare, house, tmp_path):
+def test_long_words_and_long_blanks_change_no_id(prepare, house, tmp_path):
     texts = ["a" * 5000 + " 語る" * 30 + " " * 3000 + "語" * 500, "one two  three", " lead", "trail "]
     assert prepare(f"--data_files={parquet(tmp_path / 'a.parquet', texts)}")[0] == 0
     check(house, texts)
 
 
-def test_a_space_inside_of_a_token_follows_a_no_break_space():  # on which the script relies
+def test_a_space_inside_a_token_follows_a_no_break_space():  # the script relies on it
     tokens = [gpt2.decode_bytes([i]) for i in range(50256)]
     assert [token for token in tokens if b" " in token[1:].replace(b"\xc2\xa0 ", b"")] == []
 
@@ -154,17 +157,17 @@ def test_runs_of_white_space_give_tiktokens_ids(prepare, house, tmp_path, blanks
     check(house, texts)
 
 
-def test_several_files_are_taken_in_the_order_of_their_names(prepare, house, tmp_path):
-    texts = made_up(30)
+def test_several_files_are_read_in_the_order_of_their_names(prepare, house, tmp_path):
+    texts = random_documents(30)
     for i in (2, 0, 1):
-        parquet(tmp_path / f"part[{i}].parquet", texts[10 * i : 10 * i + 10])  # brackets mean something to a glob
+        parquet(tmp_path / f"part[{i}].parquet", texts[10 * i : 10 * i + 10])  # brackets are special in a glob
     assert prepare(f"--data_files={tmp_path}/part*.parquet")[0] == 0
     check(house, texts)
 
 
 @pytest.mark.parametrize("name", ["d.jsonl", "d.jsonl.gz", "d.json"])
 def test_lines_of_json_are_documents(prepare, house, tmp_path, name):
-    texts = made_up(20)
+    texts = random_documents(20)
     lines = "".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(texts)).encode("utf-8")
     (tmp_path / name).write_bytes(gzip.compress(lines) if name.endswith("gz") else lines)
     assert prepare(f"--data_files={tmp_path / name}")[0] == 0
@@ -181,34 +184,35 @@ def test_a_text_file_is_one_document(prepare, house, tmp_path, suffix):
     check(house, texts)
 
 
-def test_more_processes_than_documents_give_the_same(command, house, tmp_path):
-    path = parquet(tmp_path / "documents.parquet", texts := made_up(3))
+@pytest.mark.slow
+def test_more_processes_than_documents_give_the_same_ids(command, house, tmp_path):
+    path = parquet(tmp_path / "documents.parquet", texts := random_documents(3))
     process = subprocess.run(**command(f"--data_files={path}", "--num_proc=4"), timeout=120)
     assert (process.returncode, process.stderr) == (0, "")
     check(house, texts)
 
 
-def test_a_second_run_reads_the_cache_and_not_the_files(prepare, house, tmp_path):
-    path = parquet(tmp_path / "documents.parquet", texts := made_up(30))
+def test_a_second_run_reads_the_cache_unless_the_files_have_changed(prepare, house, tmp_path):
+    path = parquet(tmp_path / "documents.parquet", texts := random_documents(30))
     stat = path.stat()
     assert prepare(f"--data_files={path}")[0] == 0
     for name in WRITTEN:
         (house / name).unlink()
-    path.write_bytes(b"\0" * stat.st_size)  # `datasets` knows a file by its name, size and time
+    path.write_bytes(b"\0" * stat.st_size)  # `datasets` identifies a file by name, size and time
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert prepare(f"--data_files={path}")[0] == 0
     check(house, texts)
-    parquet(path, texts := made_up(30, seed=2))  # but another file under the same name is another data set
+    parquet(path, texts := random_documents(30, seed=2))
     assert prepare(f"--data_files={path}")[0] == 0
     check(house, texts)
 
 
 # -----------------------------------------------------------------------------
-# OpenWebText itself, which is not here: the Hub is played
+# OpenWebText itself, with a stand-in for the Hub
 
 
-class Played:
-    """As many documents as it says, and no way to do anything with them."""
+class FakeDataset:
+    """Has the given number of documents, and fails when they are used."""
 
     def __init__(self, count):
         self.count = count
@@ -218,11 +222,11 @@ class Played:
 
     def train_test_split(self, **options):
         assert options == {"test_size": 0.0005, "seed": 2357, "shuffle": True}
-        raise RuntimeError("out of memory, as if")  # far enough
+        raise RuntimeError("out of memory, as if")
 
 
-@pytest.mark.parametrize("main", [RuntimeError("Dataset scripts are no longer supported"), Played(2_000_000)])
-def test_the_parquet_form_is_taken_where_main_does_not_load_or_has_another_count(prepare, house, monkeypatch, main):
+@pytest.mark.parametrize("main", [RuntimeError("Dataset scripts are no longer supported"), FakeDataset(2_000_000)])
+def test_the_parquet_revision_is_used_if_main_does_not_load_or_has_another_count(prepare, house, monkeypatch, main):
     asked = []
 
     def load_dataset(path, revision, split):
@@ -230,29 +234,30 @@ def test_the_parquet_form_is_taken_where_main_does_not_load_or_has_another_count
         asked.append(revision)
         if revision == "main" and isinstance(main, Exception):
             raise main
-        return main if revision == "main" else Played(8_013_769)
+        return main if revision == "main" else FakeDataset(8_013_769)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    refused(prepare(), house, "out of memory, as if")
+    assert_refused(prepare(), house, "out of memory, as if")
     assert asked == ["main", "refs/pr/22"]
 
 
 def test_another_number_of_documents_is_refused(prepare, house, monkeypatch):
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: Played(8_013_768))
-    refused(prepare(), house, "8,013,768 documents, and not 8,013,769", "refs/pr/22", "--data_files")
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: FakeDataset(8_013_768))
+    assert_refused(prepare(), house, "expected 8,013,769 documents, found 8,013,768", "refs/pr/22", "--data_files")
 
 
+@pytest.mark.slow
 def test_without_network_and_cache_one_line_says_what_was_tried_and_what_to_do(command, house):
     process = subprocess.run(**command(), timeout=120)
     words = ("Skylion007/openwebtext", "main:", "refs/pr/22:", "Couldn't reach", "--data_files='folder/*.parquet'")
-    refused((process.returncode, process.stdout, process.stderr), house, *words)
+    assert_refused((process.returncode, process.stdout, process.stderr), house, *words)
 
 
 # -----------------------------------------------------------------------------
 # what cannot be prepared
 
 
-def test_mistakes_are_named(prepare, house, tmp_path):
+def test_a_mistake_is_one_line_that_names_it_and_leaves_no_file(prepare, house, tmp_path):
     parquet(tmp_path / "body.parquet", ["one", "two"], column="body")
     parquet(tmp_path / "numbers.parquet", [1, 2])
     parquet(tmp_path / "nulls.parquet", ["one", None, "three"])
@@ -266,8 +271,8 @@ def test_mistakes_are_named(prepare, house, tmp_path):
     for name, words in {
         "body.parquet": ["['body']", "'text'"],
         "numbers.parquet": ["int64", "strings"],
-        "nulls.parquet": ["1 of 3 documents"],
-        "one.parquet": ["1 documents", "two are needed"],
+        "nulls.parquet": ["'text' is missing in 1 of 3 documents"],
+        "one.parquet": ["fewer than two documents"],
         "none.parquet": [],
         "words.csv": ["csv", "parquet, jsonl"],
         "*": ["one kind"],
@@ -276,13 +281,12 @@ def test_mistakes_are_named(prepare, house, tmp_path):
         "latin.txt": ["utf-8"],
         "damaged.parquet": ["arquet"],
     }.items():
-        refused(prepare(f"--data_files={tmp_path / name}"), house, f"--data_files={tmp_path / name}", *words)
-    refused(prepare("--num_proc=0"), house, "--num_proc=0", "at least 1")
+        assert_refused(prepare(f"--data_files={tmp_path / name}"), house, f"--data_files={tmp_path / name}", *words)
+    assert_refused(prepare("--num_proc=0"), house, "--num_proc=0", "at least 1")
 
 
-@pytest.mark.parametrize(
-    "room", [2_000, 250_000]
-)  # for nothing; and for what a run before has cached, not for train.bin
+@pytest.mark.slow
+@pytest.mark.parametrize("room", [2_000, 250_000])  # bytes: none for the cache; enough for the cache, not for train.bin
 def test_a_full_disk_leaves_the_old_files(command, house, tmp_path, room):
     path = parquet(tmp_path / "documents.parquet", ["a a a a a a a a a a " * 200] * 100)  # 200,000 ids
     run = command(f"--data_files={path}", "--num_proc=1")
@@ -303,17 +307,18 @@ def test_a_full_disk_leaves_the_old_files(command, house, tmp_path, room):
     assert not list(house.glob("*.tmp"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_leaves_the_old_files_no_half_ones_and_no_process(command, house, tmp_path, number):
-    path = parquet(tmp_path / "documents.parquet", made_up(20_000))
+def test_an_interrupted_run_leaves_the_old_files_no_half_ones_and_no_process(command, house, tmp_path, number):
+    path = parquet(tmp_path / "documents.parquet", random_documents(20_000))
     (house / "train.bin").write_text("old", encoding="utf-8")
     process = subprocess.Popen(**command(f"--data_files={path}", "--num_proc=2"), start_new_session=True)
     deadline = time.monotonic() + 60
     half = house / "train.bin.tmp"
-    while not (half.exists() and half.stat().st_size) and time.monotonic() < deadline:  # it is in the middle of it
+    while not (half.exists() and half.stat().st_size) and time.monotonic() < deadline:  # wait until it is writing
         time.sleep(0.02)
     if number == signal.SIGINT:
-        os.killpg(process.pid, number)  # as a terminal does for Ctrl-C, to its workers too
+        os.killpg(process.pid, number)  # as a terminal does for Ctrl-C: the workers get it too
     else:
         process.send_signal(number)
     _, error = process.communicate(timeout=60)
@@ -321,5 +326,5 @@ def test_interrupted_it_leaves_the_old_files_no_half_ones_and_no_process(command
     assert error.strip() == "interrupted"
     assert sorted(path.name for path in house.iterdir()) == ["prepare.py", "train.bin"]
     assert (house / "train.bin").read_text(encoding="utf-8") == "old"
-    with pytest.raises(ProcessLookupError):  # nobody is left in its group
+    with pytest.raises(ProcessLookupError):  # no process is left in its group
         os.killpg(process.pid, 0)

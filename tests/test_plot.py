@@ -8,6 +8,7 @@ import pytest
 from matplotlib.image import imread
 
 import plot
+from report import read_log
 
 ROOT = Path(__file__).resolve().parent.parent
 STARTS = {".png": b"\x89PNG\r\n", ".svg": b"<?xml", ".pdf": b"%PDF-"}
@@ -48,7 +49,7 @@ def test_a_picture_of_the_asked_for_kind_is_written_and_no_other_file(folder, in
 
 
 def test_the_picture_has_an_opaque_background_and_is_wide_enough_for_a_readme(folder):
-    plot.plot_loss([folder()], "loss.png")
+    plot.plot_losses([folder()], "loss.png")
     picture = imread("loss.png")  # (height, width, RGBA)
     assert picture.shape[1] >= 1600 and (picture[:, :, 3] == 1).all() and (picture[0, 0, :3] == 1).all()
 
@@ -56,7 +57,7 @@ def test_the_picture_has_an_opaque_background_and_is_wide_enough_for_a_readme(fo
 @pytest.mark.parametrize("x, label", [("iter", "iterations"), ("tokens", "tokens"), ("seconds", "seconds")])
 def test_the_picture_shows_the_logs_figures(x, label):
     lines = list(log_lines())
-    axes = plot.draw({"out-a": lines}, x).axes[0]
+    axes = plot.loss_figure({"out-a": lines}, x).axes[0]
     drawn = [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines]
     for y in ("val/loss", "loss"):
         assert ([line[x] for line in lines if y in line], [line[y] for line in lines if y in line]) in drawn
@@ -66,7 +67,7 @@ def test_the_picture_shows_the_logs_figures(x, label):
 @pytest.mark.parametrize("best_at", [0, 60, 100])
 def test_the_best_validation_loss_of_each_run_is_marked_and_named(best_at):
     runs = {"out-a": list(log_lines(best_at)), "_b $x$": list(log_lines(20))}
-    axes = (figure := plot.draw(runs, "iter")).axes[0]
+    axes = (figure := plot.loss_figure(runs, "iter")).axes[0]
     stars = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines if line.get_marker() == "*"]
     assert stars == [(best_at, 3.0), (20, 3.0)]
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
@@ -75,13 +76,13 @@ def test_the_best_validation_loss_of_each_run_is_marked_and_named(best_at):
 
 
 def test_seven_runs_look_different():
-    axes = plot.draw({f"out-{i}": list(log_lines()) for i in range(7)}, "iter").axes[0]
+    axes = plot.loss_figure({f"out-{i}": list(log_lines()) for i in range(7)}, "iter").axes[0]
     looks = {(line.get_color(), line.get_marker()) for line in axes.lines if line.get_marker() not in ("*", "None")}
     assert len(looks) == 7
 
 
 def test_the_steep_beginning_does_not_press_the_rest_together():
-    low, high = plot.draw({"out-a": list(log_lines(noise=0.1))}, "iter").axes[0].get_ylim()
+    low, high = plot.loss_figure({"out-a": list(log_lines(noise=0.1))}, "iter").axes[0].get_ylim()
     assert low < 2.6 and 3.8 < high < 5  # the evaluation at 20 is 3.8, the first loss 10.5
 
 
@@ -100,19 +101,19 @@ def test_a_log_is_read_without_its_damaged_lines(folder):
     odd = ["null", "[1]", "3", '"iter"', "{}", '{"iter": "1"}', '{"iter": true}', '{"iter": 1.5}', "[" * 100000]
     bad = "\n".join([*odd, '{"iter": ' + "9" * 5000 + "}", ""]).encode() + b"\xff\xfe\0\n"
     path.write_bytes(bad + path.read_bytes() + b'{"iter": 40, "tokens": 30720, "sec')
-    assert plot.read_log(path) == good
+    assert read_log(path) == good
 
 
 def test_figures_that_cannot_be_drawn_are_left_out(folder):
     odd = [float("nan"), float("inf"), 10**400, "3", None, [3], True]
     lines = [*({"iter": 1, "val/loss": value, "loss": value} for value in odd), {"iter": 10**400, "val/loss": 1.0}]
-    plot.plot_loss([folder(lines=[*log_lines(), *lines])], "loss.png")
-    axes = plot.draw({"a": [*log_lines(), *lines]}, "iter").axes[0]
+    plot.plot_losses([folder(lines=[*log_lines(), *lines])], "loss.png")
+    axes = plot.loss_figure({"a": [*log_lines(), *lines]}, "iter").axes[0]
     assert sum(len(line.get_xdata()) for line in axes.lines) == 6 + 1 + 101 + 101
 
 
 def test_one_evaluation_is_enough(folder):
-    plot.plot_loss([folder(lines=[{"iter": 0, "seconds": 0.0, "val/loss": 10.8}])], "loss.png", "seconds")
+    plot.plot_losses([folder(lines=[{"iter": 0, "seconds": 0.0, "val/loss": 10.8}])], "loss.png", "seconds")
     assert Path("loss.png").exists()
 
 

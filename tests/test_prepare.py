@@ -1,4 +1,8 @@
-"""What data/hitchikersguide/prepare.py promises. It runs on copies: the repository's own data stays as it is."""
+"""
+What data/hitchikersguide/prepare.py promises, and the mistakes that it and data/prepare.py report.
+
+The scripts run on copies, so that the repository's own data stays as it is.
+"""
 
 import hashlib
 import importlib.util
@@ -20,6 +24,8 @@ from tokenizer import GPT2Tokenizer, make_tokenizer, read_meta
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = Path("data", "hitchikersguide")
+NOVEL = "data/hitchikersguide/prepare.py"
+ANY = "data/prepare.py"
 WRITTEN = ("train.bin", "val.bin", "meta.json")
 PROSE = "The kettle had opinions, and on Thursdays it aired them. " * 100
 
@@ -28,32 +34,37 @@ gpt2 = GPT2Tokenizer()  # tests/test_tokenizer.py shows that its ids are tiktoke
 
 @pytest.fixture
 def house(tmp_path):
-    """The scripts that prepare.py needs and the novel, laid out as in the repository; the folder of prepare.py."""
+    """The scripts and the novel, laid out as in the repository. Returns the novel's folder."""
     (tmp_path / "house" / HERE).mkdir(parents=True)
-    for name in (
-        "configurator.py",
-        "tokenizer.py",
-        "data/prepare.py",
-        HERE / "prepare.py",
-        HERE / "transcriptions.txt",
-    ):
+    for name in ("configurator.py", "tokenizer.py", ANY, NOVEL, HERE / "transcriptions.txt"):
         shutil.copy(ROOT / name, tmp_path / "house" / name)
     return tmp_path / "house" / HERE
 
 
 @pytest.fixture
-def prepare(house, monkeypatch, capsys):
-    """Runs the copy's main in this process; gives its status, standard output and standard error."""
+def run_script(house, tmp_path, monkeypatch, capsys):
+    """run_script(NOVEL, "--key=value", ...) runs a copy in this process; returns status, output and error output."""
+
+    def call(name, *arguments):
+        monkeypatch.setattr(sys, "argv", ["prepare.py", *arguments])
+        monkeypatch.setattr(sys, "path", sys.path[:])  # the script adds folders
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        spec = importlib.util.spec_from_file_location("prepare_copy", tmp_path / "house" / name)
+        script = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(script)
+        return (status_of(script), *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def prepare(house, run_script):
+    """prepare("--key=value", ..., text=None) prepares the novel, or `text` in its place."""
 
     def call(*arguments, text=None):
         if text is not None:
             (house / "transcriptions.txt").write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
-        monkeypatch.setattr(sys, "argv", ["prepare.py", *arguments])
-        monkeypatch.setattr(sys, "path", sys.path[:])  # the script puts its root there
-        spec = importlib.util.spec_from_file_location("prepare_copy", house / "prepare.py")
-        script = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(script)
-        return (status_of(script), *capsys.readouterr())
+        return run_script(NOVEL, *arguments)
 
     return call
 
@@ -63,13 +74,13 @@ def ids_in(folder):
 
 
 def text_in(folder):
-    """The text that was prepared, as the ids and the meta.json give it back."""
+    """The text that the ids and meta.json decode to."""
     tokenizer = make_tokenizer(read_meta(folder))
     return b"".join(tokenizer.decode_bytes(ids) for ids in ids_in(folder)).decode("utf-8")
 
 
 def nanogpts_split(text):
-    """nanoGPT's: the first 90% of the characters, then each part encoded."""
+    """The first 90% of the characters, and the rest."""
     n = len(text)
     return text[: int(n * 0.9)], text[int(n * 0.9) :]
 
@@ -78,7 +89,7 @@ def nanogpts_split(text):
 # the novel
 
 
-def test_the_novel_is_the_one_that_was_written_for_this_byte_for_byte():
+def test_the_novel_is_unchanged_byte_for_byte():
     content = (ROOT / HERE / "transcriptions.txt").read_bytes()
     assert hashlib.sha256(content).hexdigest() == "2a73aaf4505286ff1d1a1eca6d69bcba38b825aa436e6b6838133927f11e4f8e"
 
@@ -90,7 +101,7 @@ def test_without_cleaning_the_tokens_are_nanogpts_own(prepare, house):
     assert ids_in(house) == [gpt2.bpe.encode_ordinary(train), gpt2.bpe.encode_ordinary(val)]
 
 
-def test_by_default_all_80_chapter_numbers_are_taken_out_and_nothing_else(prepare, house):
+def test_by_default_all_80_chapter_numbers_are_removed_and_nothing_else(prepare, house):
     status, out, err = prepare()
     assert (status, err) == (0, "")
     assert "took out 80 spoken chapter numbers" in out
@@ -99,9 +110,9 @@ def test_by_default_all_80_chapter_numbers_are_taken_out_and_nothing_else(prepar
     assert text_in(house) == "".join(line.partition(". ")[2] for line in lines)
 
 
-def test_it_works_from_any_folder_and_without_anything_else(house, tmp_path):
+def test_it_works_from_any_folder_and_needs_no_other_files(house, tmp_path):
     (tmp_path / "elsewhere").mkdir()
-    # -I: no current folder and no PYTHONPATH on sys.path, so that the copies are what is imported
+    # -I keeps the current folder and PYTHONPATH off sys.path, so that the copies are imported
     command = [sys.executable, "-I", house / "prepare.py"]
     result = subprocess.run(command, cwd=tmp_path / "elsewhere", capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "")
@@ -151,7 +162,7 @@ def test_characters_make_the_round_trip(prepare, house):
 def test_input_reads_another_text(prepare, house, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine=1.txt").write_text(PROSE, encoding="utf-8")
-    assert prepare("--input=mine=1.txt")[0] == 0  # relative to the current folder, as the user's paths are
+    assert prepare("--input=mine=1.txt")[0] == 0  # relative to the current folder, like all of the user's paths
     assert text_in(house) == PROSE
     assert (house / "train.bin").exists() and not (tmp_path / "train.bin").exists()
 
@@ -182,7 +193,7 @@ def test_preparing_again_gives_the_same_files(prepare, house):
 
 @pytest.fixture
 def clean(prepare):
-    """Prepares characters, which spares the time that building the byte pairs takes."""
+    """`prepare` with --encoding=char, which is faster: it need not load GPT-2's byte pairs."""
     return partial(prepare, "--encoding=char")
 
 
@@ -202,7 +213,7 @@ def clean(prepare):
     ],
 )
 @pytest.mark.parametrize("gap", [" ", "\n", "\n\n"])
-def test_a_chapter_number_is_taken_out_in_the_forms_that_people_speak(clean, house, heading, gap):
+def test_a_chapter_number_is_removed_in_every_form_that_people_speak(clean, house, heading, gap):
     status, out, _ = clean(text=f"{heading}{gap}{PROSE}\n{heading}{gap}{PROSE}\n")
     assert status == 0 and "took out 2 spoken chapter numbers" in out
     assert text_in(house) == f"{PROSE.rstrip()} \n{PROSE.rstrip()} \n"
@@ -222,13 +233,13 @@ def test_a_chapter_number_is_taken_out_in_the_forms_that_people_speak(clean, hou
         "Chapter. One.",
     ],
 )
-def test_what_is_no_spoken_chapter_number_stays(clean, house, line):
+def test_other_lines_that_mention_chapters_stay(clean, house, line):
     status, out, _ = clean(text=f"{line}\n{PROSE}\n{line}\n")
     assert status == 0 and "took out 0 spoken chapter numbers" in out
     assert text_in(house) == f"{line}\n{PROSE}\n{line}\n"
 
 
-def test_doubled_white_space_is_taken_out_and_counted(clean, house):
+def test_doubled_white_space_is_removed_and_counted(clean, house):
     status, out, _ = clean(text=f"{PROSE}one  two\tthree \t four\n\n\n\nfive\n\nsix\nseven")
     assert status == 0 and "0 spoken chapter numbers and 4 runs of white space" in out
     assert text_in(house) == f"{PROSE}one two three four\n\nfive\n\nsix\nseven"
@@ -236,7 +247,7 @@ def test_doubled_white_space_is_taken_out_and_counted(clean, house):
 
 def test_a_byte_order_mark_does_not_hide_the_first_chapter_number(clean, house):
     status, out, _ = clean(text=b"\xef\xbb\xbf" + f"Chapter One. {PROSE}".encode())
-    assert status == 0 and "took out 1 spoken chapter numbers" in out
+    assert status == 0 and "took out 1 spoken chapter number and 0 runs of white space" in out
     assert text_in(house) == PROSE
 
 
@@ -246,12 +257,12 @@ def test_without_cleaning_everything_stays(clean, house):
     assert text_in(house) == text
 
 
-@pytest.mark.parametrize("take_out", [True, False])
-def test_the_line_ends_of_windows_are_read_as_python_reads_them(clean, house, take_out):
+@pytest.mark.parametrize("cleaning", [True, False])
+def test_windows_line_ends_give_the_same_ids_as_unix_ones(clean, house, cleaning):
     lines = [f"Chapter One. {PROSE}", f"Chapter Two. {PROSE}", ""]
-    assert clean(f"--clean={take_out}", text="\r\n".join(lines))[0] == 0
+    assert clean(f"--clean={cleaning}", text="\r\n".join(lines))[0] == 0
     windows = ids_in(house)
-    assert clean(f"--clean={take_out}", text="\n".join(lines))[0] == 0
+    assert clean(f"--clean={cleaning}", text="\n".join(lines))[0] == 0
     assert ids_in(house) == windows
 
 
@@ -259,80 +270,114 @@ def test_the_line_ends_of_windows_are_read_as_python_reads_them(clean, house, ta
 # mistakes
 
 
+GOOD = '{"text": "good"}\n'
+LATIN = PROSE.encode() + b"caf\xe9"
+MANY = "".join(map(chr, range(0xE000, 0x1F000)))
+
+MISTAKES = [  # script, file, its contents, arguments, part of the message
+    # what to read
+    (ANY, None, "", "", "--input=PATH"),
+    (ANY, "a.txt", PROSE, "--input=", "cannot read the text ''"),
+    (ANY, "a.txt", PROSE, "--input=none.txt", "cannot read the text 'none.txt'"),
+    (NOVEL, "a.txt", PROSE, "--input=none.txt", "cannot read the text 'none.txt'"),
+    (NOVEL, "a.txt", PROSE, "--input=.", "cannot read the text '.'"),
+    (ANY, "a.txt", PROSE, "--input=-", "--dataset=NAME"),
+    (ANY, "a.txt", PROSE, "--input=b*.txt", "no text in 'b*.txt'"),
+    (ANY, "folder/a.doc", PROSE, "--input=folder", "no text in 'folder'"),
+    # options
+    (ANY, "a.txt", PROSE, "--input=a.txt --encoding=gpt4", "--encoding=gpt4 is unknown: it may be gpt2 or char"),
+    (NOVEL, "a.txt", PROSE, "--input=a.txt --encoding=gpt4", "--encoding=gpt4 is unknown: it may be gpt2 or char"),
+    (ANY, "a.txt", PROSE, "--input=a.txt --val_fraction=0", "--val_fraction=0.0 should be between 0 and 1"),
+    (ANY, "a.txt", PROSE, "--input=a.txt --val_fraction=1", "--val_fraction=1.0 should be between 0 and 1"),
+    (NOVEL, "a.txt", PROSE, "--input=a.txt --clean=perhaps", "--clean=perhaps should be True or False"),
+    (NOVEL, "a.txt", PROSE, "--inptu=a.txt", "did you mean --input?"),
+    (NOVEL, "a.txt", PROSE, "--input", "write --key=value"),
+    # the dataset's name
+    (ANY, "a.txt", PROSE, "--input=a.txt --dataset=../a", "'../a' cannot be a dataset's name"),
+    (ANY, "a.txt", PROSE, "--input=a.txt --dataset=", "'' cannot be a dataset's name"),
+    (ANY, "東京.txt", PROSE, "--input=東京.txt", "--dataset=NAME"),
+    # too little text, or too many characters
+    (ANY, "a.txt", "", "--input=a.txt", "too short: train would have 0 tokens, but needs 65"),
+    (NOVEL, "a.txt", "", "--input=a.txt", "too short: train would have 0 tokens, but needs 65"),
+    (ANY, "a.txt", "", "--input=a.txt --encoding=char", "too short: train would have 0 tokens, but needs 65"),
+    (ANY, "a.txt", "\n", "--input=a.txt", "too short"),
+    (ANY, "a.txt", "\ufeff", "--input=a.txt", "too short"),
+    (ANY, "a.txt", "ab", "--input=a.txt", "too short: train would have 1 token, but needs 65"),
+    (NOVEL, "a.txt", "short", "--input=a.txt", "too short"),
+    (NOVEL, "a.txt", "Chapter One. Chapter Two. ", "--input=a.txt", "too short"),
+    (ANY, "a.txt", "x" * 640, "--input=a.txt --encoding=char", "too short: val would have 64 tokens"),
+    (ANY, "a.jsonl", "\n\n", "--input=a.jsonl", "too short"),
+    (ANY, "a.jsonl", GOOD + '{"text": "other"}\n', "--input=a.jsonl", "a document is never divided"),
+    (ANY, "a.txt", MANY, "--input=a.txt --encoding=char", "69,632 different characters"),
+    (NOVEL, "a.txt", MANY, "--input=a.txt --encoding=char", "69,632 different characters"),
+    # not what a .jsonl file should be
+    (ANY, "a.jsonl", GOOD + "\nnot JSON\n", "--input=a.jsonl", "'a.jsonl', line 3 is not JSON"),
+    (ANY, "a.jsonl", GOOD + "[" * 100_000, "--input=a.jsonl", "'a.jsonl', line 2 is not JSON"),
+    (ANY, "a.jsonl", GOOD + '{"txt": "x"}', "--input=a.jsonl", "'a.jsonl', line 2 has no \"text\""),
+    (ANY, "a.jsonl", GOOD + '{"text": 42}', "--input=a.jsonl", "'a.jsonl', line 2 has no \"text\""),
+    (ANY, "a.jsonl", GOOD + '["text"]', "--input=a.jsonl", "'a.jsonl', line 2 has no \"text\""),
+    # not UTF-8
+    (ANY, "a.txt", PROSE.encode("utf-16"), "--input=a.txt", "is not UTF-8 (byte 0), but seems to be UTF-16"),
+    (ANY, "a.txt", PROSE.encode("utf-32"), "--input=a.txt", "is not UTF-8 (byte 0), but seems to be UTF-32"),
+    (ANY, "a.txt", PROSE.encode("utf-16-le"), "--input=a.txt", "a binary file or UTF-16"),
+    (ANY, "a.txt", LATIN, "--input=a.txt", "is not UTF-8 (byte 5703), but seems to be Windows-1252"),
+    (NOVEL, "a.txt", LATIN, "--input=a.txt --clean=False", "is not UTF-8 (byte 5703), but seems to be Windows-1252"),
+    (ANY, "a.txt", PROSE.encode() * 9 + b"\x81\xff", "--input=a.txt", "is not UTF-8 (byte 51300), and its encoding"),
+    (ANY, "a.txt", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "--input=a.txt", "a binary file"),
+    (ANY, "a.jsonl", GOOD.encode() + b'{"text": "caf\xe9"}', "--input=a.jsonl", "WINDOWS-1252"),
+]
+
+
+def everything_in(folder):
+    return {path: path.read_bytes() if path.is_file() else "folder" for path in folder.rglob("*")}
+
+
 @pytest.mark.parametrize("old", [True, False], ids=["prepared before", "never prepared"])
-@pytest.mark.parametrize(
-    "text, arguments, about",
-    [
-        (None, ["--input=no_such_file.txt"], "cannot read the text 'no_such_file.txt'"),
-        (None, ["--input="], "cannot read the text ''"),
-        (None, ["--input=."], "cannot read the text '.'"),
-        (b"", [], "too short"),
-        (b"", ["--encoding=char"], "too short"),
-        (b"\n", [], "too short"),
-        (b"\xef\xbb\xbf", [], "too short"),
-        (b"Chapter One. Chapter Two. ", [], "too short"),
-        (b"A short text, too short to train on.\n", [], "too short"),
-        (b"x" * 640, ["--encoding=char"], "too short: val would have 64 tokens"),
-        (PROSE.encode("utf-16"), [], "is not UTF-8"),
-        (PROSE.encode() + "caf\xe9".encode("latin-1"), ["--clean=False"], "is not UTF-8"),
-        (PROSE.encode(), ["--encoding=gpt4"], "--encoding=gpt4 is unknown: it may be gpt2 or char"),
-        (PROSE.encode(), ["--clean=perhaps"], "--clean=perhaps should be True or False"),
-        (PROSE.encode(), ["--inptu=text.txt"], "did you mean --input?"),
-        (PROSE.encode(), ["--input"], "write --key=value"),
-        pytest.param(
-            "".join(map(chr, range(0xE000, 0x1F000))).encode(),
-            ["--encoding=char"],
-            "65",
-            id="more than uint16 can count",
-        ),
-    ],
-)
-def test_a_mistake_is_one_line_and_status_2_and_the_old_files_stay(prepare, house, text, arguments, about, old):
+@pytest.mark.parametrize("script, name, text, arguments, message", MISTAKES, ids=[f"{m[0]} {m[4]}" for m in MISTAKES])
+def test_a_mistake_is_one_line_and_status_2_and_changes_no_file(
+    run_script, tmp_path, monkeypatch, script, name, text, arguments, message, old
+):
+    (tmp_path / "desk" / "folder").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "desk")
     if old:
-        assert prepare(text=PROSE[::-1])[0] == 0
-    before = {path.name: path.read_bytes() for path in house.iterdir() if path.name in WRITTEN}
-    assert len(before) == (3 if old else 0)
-    status, _, err = prepare(*arguments, text=text)
+        Path("a.txt").write_text(PROSE[::-1], encoding="utf-8")
+        assert run_script(script, "--input=a.txt", "--encoding=char")[0] == 0
+        Path("a.txt").unlink()
+    if name:
+        Path(name).write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
+    before = everything_in(tmp_path / "house")
+    status, _, err = run_script(script, *arguments.split())
     assert status == 2
-    assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n") and about in err
-    after = {path.name: path.read_bytes() for path in house.iterdir()}
-    assert {name: after[name] for name in WRITTEN if name in after} == before
-    assert not any(name.endswith(".tmp") for name in after)
+    assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n") and message in err
+    assert everything_in(tmp_path / "house") == before
 
 
-def test_a_missing_transcript_is_named(prepare, house):
-    (house / "transcriptions.txt").unlink()
-    status, out, err = prepare()
-    assert (status, out) == (2, "")
-    assert err.startswith("error: cannot read the text ") and "transcriptions.txt" in err and err.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    "text", [b"", b"caf\xe9 " * 1000, b"too short", None], ids=["empty", "latin-1", "short", "none"]
-)
-def test_a_real_run_with_an_unusable_text_ends_with_one_line_and_status_2(house, text):
+@pytest.mark.parametrize("text", [b"caf\xe9 " * 1000, None], ids=["latin-1", "missing"])
+def test_an_unusable_transcript_ends_a_real_run_with_one_line_that_names_it_and_status_2(house, text):
     source = house / "transcriptions.txt"
     source.unlink()
     if text is not None:
         source.write_bytes(text)
-    before = sorted(path.name for path in house.iterdir())
+    before = everything_in(house)
     result = subprocess.run([sys.executable, "-IB", house / "prepare.py"], capture_output=True, text=True)
-    assert result.returncode == 2 and result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
-    assert sorted(path.name for path in house.iterdir()) == before
+    assert (result.returncode, result.stdout) == (2, "") and result.stderr.count("\n") == 1
+    about = "cannot read the text" if text is None else "the text"
+    assert result.stderr.startswith(f"error: {about} ") and "transcriptions.txt" in result.stderr
+    assert everything_in(house) == before
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-def test_where_a_file_cannot_be_written_the_old_ones_stay(prepare, house, name):
+def test_if_one_file_cannot_be_written_all_old_ones_stay(prepare, house, name):
     assert prepare(text=PROSE)[0] == 0
     before = {name: (house / name).read_bytes() for name in WRITTEN}
     (house / f"{name}.tmp").mkdir()  # in the way, even of root
     status, _, err = prepare(text=PROSE[::-1])
-    assert status == 2 and err.startswith("error: cannot write ") and err.count("\n") == 1
+    assert status == 2 and err.startswith("error: cannot write ") and name in err and err.count("\n") == 1
     assert {name: (house / name).read_bytes() for name in WRITTEN} == before
 
 
 @pytest.mark.parametrize("nth", [1, 2, 3])
-def test_a_disk_that_fails_at_any_of_the_files_leaves_the_old_ones(prepare, house, monkeypatch, nth):
+def test_if_the_disk_fails_at_any_of_the_files_all_old_ones_stay(prepare, house, monkeypatch, nth):
     assert prepare(text=PROSE)[0] == 0
     before = {path.name: path.read_bytes() for path in house.iterdir() if path.is_file()}
     calls = []
@@ -344,14 +389,14 @@ def test_a_disk_that_fails_at_any_of_the_files_leaves_the_old_ones(prepare, hous
 
     monkeypatch.setattr(os, "fsync", fsync)
     status, _, err = prepare("--encoding=char")
-    assert status == 2 and err.startswith("error: cannot write ") and "No space left on device" in err
+    assert status == 2 and err.startswith("error: cannot write ") and f"{WRITTEN[nth - 1]}': No space left" in err
     assert {path.name: path.read_bytes() for path in house.iterdir() if path.is_file()} == before
 
 
-def test_a_disk_that_is_full_at_the_last_bytes_leaves_the_old_files(prepare, house):
+def test_if_the_disk_is_full_at_the_last_bytes_the_old_files_stay(prepare, house):
     assert prepare(text=PROSE)[0] == 0
     before = {name: (house / name).read_bytes() for name in WRITTEN}
-    # a thousand characters make the meta.json the largest file, though still smaller than Python's buffer
+    # with a thousand characters meta.json is the largest file, but still smaller than Python's buffer
     text = "".join(map(chr, range(0x4E00, 0x4E00 + 1000)))
     (house / "transcriptions.txt").write_text(text, encoding="utf-8")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from export import pretrained_config, pretrained_tensors
 from model import GPT, GPTConfig
+from pretrained import config_json, gpt2_tensors
 from tokenizer import GPT2Tokenizer
 
 SIZES = {"vocab_size": 50257, "n_positions": 256, "n_embd": 32, "n_layer": 3, "n_head": 4}
@@ -165,8 +165,8 @@ def test_loading_takes_the_models_memory_once(repo, tmp_path):
     model.lm_head.weight = model.transformer.wte.weight
     for p in model.parameters():
         p.data.zero_()
-    (tmp_path / "config.json").write_text(json.dumps(pretrained_config(model.config)), encoding="utf-8")
-    save_file(pretrained_tensors(model), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(config_json(model.config.model_args())), encoding="utf-8")
+    save_file(gpt2_tensors(model.state_dict()), tmp_path / "model.safetensors")
     done = subprocess.run([sys.executable, "-c", MEASURE, tmp_path], cwd=repo, capture_output=True, text=True)
     taken, size = map(int, done.stdout.split())
     assert 200e6 < size < 220e6
@@ -410,7 +410,7 @@ def test_a_checkpoint_says_which_gelu_only_where_it_is_not_nanogpts(saved):
 def test_checkpointing_gives_the_same_gradients_from_a_fraction_of_the_activations(saved):
     model = GPT.from_pretrained(str(saved), dropout=0.1)
     idx, results = tokens(2, 128), {}
-    for model.checkpointing in (False, True):
+    for model.checkpoint_activations in (False, True):
         sizes = {}
 
         def note(tensor, sizes=sizes):
@@ -423,7 +423,7 @@ def test_checkpointing_gives_the_same_gradients_from_a_fraction_of_the_activatio
         held = sum(sizes.values()) - sum(sizes.get(p.data_ptr(), 0) for p in model.parameters())
         model.zero_grad()
         x.square().sum().backward()
-        results[model.checkpointing] = held, [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        results[model.checkpoint_activations] = held, [p.grad.clone() for p in model.parameters() if p.grad is not None]
     (whole, expected), (less, grads) = results[False], results[True]
     assert less < whole / 4
     assert all(map(torch.equal, grads, expected))

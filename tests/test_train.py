@@ -653,7 +653,7 @@ def test_a_run_that_will_take_hours_says_so_before_the_first_evaluation_and_name
     assert "config/train_hitchikers_cpu.py" not in out
     huge = ["--max_iters=1000000000", "--gradient_accumulation_steps=1000"]
     out = train(*huge, evaluate=lambda *args: sys.exit(0)).stdout
-    assert re.search(r"will take some [\d,]+ hours on cpu: config/train_hitchikers_cpu.py", out)
+    assert re.search(r"will take about [\d,]+ hours on cpu: config/train_hitchikers_cpu.py", out)
 
 
 def test_a_model_far_too_large_for_its_text_is_told_what_to_try(train):

@@ -1,8 +1,8 @@
 """
 Turn a text into train.bin and val.bin (token ids, uint16) and meta.json, in this folder.
 
-The text is transcriptions.txt, or any other with --input: put your own words there. The first 90% of its characters
-are for training, the rest for validation. data/prepare.py does the work, and takes other texts to folders of their own.
+The text is transcriptions.txt, or the file that --input names. The first 90% of its characters are for training, the
+rest for validation. To prepare a text in a folder of its own, use data/prepare.py, which does the work here too.
 """
 
 import os
@@ -18,8 +18,8 @@ from prepare import prepare  # noqa: E402
 # -----------------------------------------------------------------------------
 input: str | None = None  # the text, in UTF-8, or - for standard input; None is transcriptions.txt in this folder
 encoding = "gpt2"  # gpt2 (byte pairs) or char (characters)
-val_fraction = 0.1  # the part of the text that is for validation
-clean = True  # take out what a transcript has and a book has not: spoken chapter numbers, doubled white space
+val_fraction = 0.1  # the fraction of the text that is for validation
+clean = True  # remove what only transcripts have: spoken chapter numbers and doubled white space
 # -----------------------------------------------------------------------------
 
 

@@ -1,0 +1,238 @@
+"""
+GPT-2's files in the format of Hugging Face's transformers, read and written.
+
+A folder holds config.json, model.safetensors and, for other programs, the tokenizer's files. This file knows names and
+shapes, and no classes of ours: a model's sizes are a dict with the keys of a checkpoint's `model_args`, its weights a
+dict of tensors with the names of GPT's parameters in model.py.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+
+import torch
+
+from configurator import UserError, first_line
+
+PRETRAINED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+ACTIVATIONS = {"erf": "gelu", "tanh": "gelu_new"}  # our names of the two GELUs, and theirs
+TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # stored as (in, out); nn.Linear has (out, in)
+FIXED = {  # settings that a config.json may only have with these values, which are also their defaults
+    "model_type": "gpt2",
+    "n_inner": None,
+    "layer_norm_epsilon": 1e-5,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "tie_word_embeddings": True,
+}
+
+# -----------------------------------------------------------------------------
+# finding
+
+
+def find_pretrained(name):
+    """The folder of a GPT-2: `name` itself, or for a name in PRETRAINED the hub's, fetched once. Raises OSError."""
+    if name not in PRETRAINED or os.path.exists(os.path.join(name, "config.json")):
+        return name
+    # older programs cached it under the bare name
+    return hub_folder([f"openai-community/{name}", name], ["config.json", "model.safetensors"], name)
+
+
+def hub_folder(repos, files, local_dir):
+    """
+    The folder of a model on the Hugging Face hub: from the cache if all `files` are there, or else fetched.
+
+    `repos` are the names the cache may have it under; the first is the one to fetch. Raises OSError with the reason,
+    and with the command that makes a folder `local_dir` of it on a machine that has a network.
+    """
+    import huggingface_hub as hub
+
+    for repo in repos:
+        with contextlib.suppress(OSError, ValueError):
+            folder = hub.snapshot_download(repo, allow_patterns=files, local_files_only=True)
+            if all(os.path.exists(os.path.join(folder, file)) for file in files):
+                return folder
+    try:
+        hub.get_hf_file_metadata(hub.hf_hub_url(repos[0], files[0]))  # fails at once without a network
+        return hub.snapshot_download(repos[0], allow_patterns=files)
+    except Exception as failure:  # of many kinds: the hub's own and httpx'
+        raise OSError(
+            f"it is not in the cache {hub.constants.HF_HUB_CACHE!r} and cannot be fetched from the hub "
+            f"({failure!r:.150}): on a machine with a network, 'hf download {repos[0]} {' '.join(files)} "
+            f"--local-dir {local_dir}' makes a folder {local_dir} to copy here"
+        ) from None
+
+
+# -----------------------------------------------------------------------------
+# reading
+
+
+def read_sizes(folder):
+    """The sizes in a folder's config.json. Raises OSError without one, ValueError where it is no GPT-2 of our kind."""
+    path = os.path.join(folder, "config.json")
+    found = {"activation_function": ACTIVATIONS["tanh"], **FIXED, **read_json(path)}
+    sizes = {name: found.get(name) for name in ("n_positions", "vocab_size", "n_layer", "n_head", "n_embd")}
+    for name, size in sizes.items():
+        if type(size) is not int or not 0 < size < 2**20:
+            raise ValueError(f"{path!r} has {name}={size!r:.40}, which is no size of a GPT-2")
+    supported = {name: [value] for name, value in FIXED.items()}
+    supported |= {"n_inner": [None, 4 * sizes["n_embd"]], "activation_function": list(ACTIVATIONS.values())}
+    for name, values in supported.items():
+        if found[name] not in values:
+            raise ValueError(
+                f"{path!r} has {name}={found[name]!r:.40}, and only {' or '.join(map(repr, values))} is supported"
+            )
+    gelu = next(ours for ours, theirs in ACTIVATIONS.items() if theirs == found["activation_function"])
+    return {"block_size": sizes.pop("n_positions"), **sizes, "bias": True, "gelu": gelu}
+
+
+def find_tensors(folder, n_layer):
+    """Where a folder's weights are: {our name: (file, their name)}. Raises OSError or ValueError."""
+    places = {}
+    for path in safetensors_in(folder):
+        with open_safetensors(path) as f:
+            for key in f.keys():
+                name = key if key == "lm_head.weight" else "transformer." + key.removeprefix("transformer.")
+                if not name.endswith((".attn.bias", ".attn.masked_bias")):  # the causal mask, in older files
+                    places[name] = path, key
+    found = sum(name.endswith(".ln_1.weight") for name in places)
+    if found != n_layer:
+        raise ValueError(f"{folder!r} has the weights of {found} layers, and its config.json says n_layer={n_layer}")
+    return places
+
+
+def safetensors_in(folder):
+    """The files with a folder's weights: one, or several that an index names. Raises OSError or ValueError."""
+    path = os.path.join(folder, "model.safetensors")
+    index = f"{path}.index.json"
+    if os.path.exists(path):
+        return [path]
+    if os.path.exists(index):
+        files = read_json(index).get("weight_map")
+        if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
+            raise ValueError(f"{index!r} has no weight_map, from tensors to files")
+        return [os.path.join(folder, os.path.basename(file)) for file in sorted(set(files.values()))]
+    if os.path.exists(os.path.join(folder, "pytorch_model.bin")):
+        raise OSError(
+            f"{folder!r} has only pytorch_model.bin, a pickle, which could run any program and is not read: loading "
+            "and saving it with transformers makes a model.safetensors of it"
+        )
+    raise OSError(f"{folder!r} has no model.safetensors")
+
+
+def read_tensors(places, shapes):
+    """
+    The weights at `places`, by our names, as float32. `shapes` are those of the model that is to hold them. Raises
+    ValueError where others are there.
+    """
+    wte, head = "transformer.wte.weight", "lm_head.weight"
+    wanted = {name: shape for name, shape in shapes.items() if name != head or head in places}
+    if others := wanted.keys() ^ places.keys():
+        raise ValueError(f"the weights {'lack' if min(others) in wanted else 'have an unknown'} {min(others)}")
+    weights = {}
+    for name, shape in wanted.items():
+        path, key = places[name]
+        with open_safetensors(path) as f:
+            tensor = f.get_tensor(key)
+        if name.endswith(TRANSPOSED) and tensor.dim() == 2:
+            tensor = tensor.T
+        if tensor.shape != shape or not tensor.is_floating_point():
+            given = f"{tensor.dtype} {tuple(tensor.shape)}"
+            raise ValueError(f"{path!r} has {key} as {given}, and config.json asks for floats {tuple(shape)}")
+        weights[name] = torch.empty(shape).copy_(tensor)
+    if not torch.equal(weights.setdefault(head, weights[wte]), weights[wte]):
+        raise ValueError("the weights have a lm_head of their own, and only one tied to wte is supported")
+    return weights
+
+
+@contextlib.contextmanager
+def open_safetensors(path):
+    """Open a file of tensors, to read them one at a time. Raises OSError, or ValueError if it is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as f:
+            yield f
+    except SafetensorError as failure:
+        raise ValueError(f"{path!r} is damaged ({failure})") from None
+
+
+def read_json(path):
+    """The dict in a JSON file. Raises OSError, or ValueError if it is damaged."""
+    try:
+        with open(path, encoding="utf-8") as f:
+            content = json.load(f)
+    except (ValueError, RecursionError) as failure:
+        raise ValueError(f"{path!r} is damaged ({failure})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path!r} is damaged: it should hold a dict")
+    return content
+
+
+# -----------------------------------------------------------------------------
+# writing
+
+
+def write_pretrained(folder, sizes, weights, tokenizer, end_of_text):
+    """
+    Write a folder that transformers and `find_pretrained` read. It appears once all of it is written.
+
+    `sizes` and `weights` are as above, `tokenizer` is the content of tokenizer.json and tokenizer_config.json, by name,
+    and `end_of_text` its last token id: those beyond it only pad the vocabulary. Raises UserError.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    special = {"bos_token_id": end_of_text, "eos_token_id": end_of_text}
+    padding = list(range(end_of_text + 1, sizes["vocab_size"]))
+    files = {
+        "config.json": config_json(sizes) | special,
+        "generation_config.json": special | ({"suppress_tokens": padding} if padding else {}),  # never drawn
+        **tokenizer,
+    }
+    temporary = f"{folder}.tmp"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)  # of an export that was killed
+        os.makedirs(temporary)
+        for name, content in files.items():
+            with open(os.path.join(temporary, name), "w", encoding="utf-8") as f:
+                json.dump(content, f, indent=2, ensure_ascii=False)
+        save_file(gpt2_tensors(weights), os.path.join(temporary, "model.safetensors"), metadata={"format": "pt"})
+        for name in os.listdir(temporary):
+            shutil.copymode(os.path.join(temporary, "config.json"), os.path.join(temporary, name))  # not 0600
+            with open(os.path.join(temporary, name), "rb+") as f:
+                os.fsync(f.fileno())
+        if os.path.exists(folder):  # and is empty
+            os.rmdir(folder)
+        os.rename(temporary, folder)
+    except (OSError, SafetensorError) as failure:
+        raise UserError(f"cannot write {folder!r}: {first_line(failure)}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def config_json(sizes):
+    """What config.json says of a model of these sizes."""
+    dropout = {name: sizes["dropout"] for name in ("embd_pdrop", "attn_pdrop", "resid_pdrop")}
+    return {
+        **FIXED,
+        "architectures": ["GPT2LMHeadModel"],
+        "activation_function": ACTIVATIONS[sizes.get("gelu", "erf")],
+        "n_positions": sizes["block_size"],
+        **{name: sizes[name] for name in ("vocab_size", "n_layer", "n_head", "n_embd")},
+        **dropout,
+    }
+
+
+def gpt2_tensors(weights):
+    """The weights by GPT2LMHeadModel's names, in its shapes, and with its biases: zeros where the model has none."""
+    tensors = {}
+    for name, tensor in weights.items():
+        if name == "lm_head.weight":  # tied to wte
+            continue
+        tensors[name] = tensor.T.contiguous() if name.endswith(TRANSPOSED) else tensor
+        bias = name.removesuffix("weight") + "bias"
+        if name.endswith("weight") and "wte" not in name and "wpe" not in name and bias not in weights:
+            tensors[bias] = torch.zeros(len(tensor))
+    return tensors

@@ -1,0 +1,186 @@
+"""
+What a run says: on the terminal, in log.jsonl and to Weights & Biases. Of several processes only the first one speaks.
+"""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import sys
+import textwrap
+
+from tqdm import tqdm
+
+from configurator import RANK, UserError, first_line, replacing
+
+
+def say(line):
+    """Print a line, above the progress bar if there is one."""
+    if RANK == 0:
+        tqdm.write(line)
+        sys.stdout.flush()
+
+
+def bits_per_byte(loss, counts):
+    """A loss in nats per token as bits per byte of text, which compares across encodings; None without the counts."""
+    return loss / math.log(2) * counts["tokens"] / counts["bytes"] if counts and counts.get("bytes") else None
+
+
+class Report:
+    """
+    Reports a run's evaluations and updates: as lines or on a progress bar, to log.jsonl and to wandb.
+
+    state: the run's TrainingState; log_file, wandb_run: where the figures go too, None for nowhere;
+    peak_flops: the device's peak in floating point operations a second, None if unknown.
+    """
+
+    def __init__(self, state, max_iters, tokens_per_iter, peak_flops, log_file, wandb_run):
+        self.state, self.max_iters = state, max_iters
+        self.tokens_per_iter, self.peak_flops = tokens_per_iter, peak_flops
+        self.log_file, self.wandb_run = log_file, wandb_run
+        self.samples = []  # the rows of wandb's table
+        self.reported_iters, self.reported_seconds = state.iter_num, state.seconds
+        self.on_terminal = sys.stdout.isatty() and sys.stderr.isatty()
+        shown = self.on_terminal and RANK == 0
+        self.bar = tqdm(total=max_iters, initial=state.iter_num, unit="it", disable=not shown, dynamic_ncols=True)
+
+    def evaluation(self, losses, is_best, sample):
+        """Report the losses of an evaluation, {split: nats per token}, and what the model then wrote, if anything."""
+        bits = {split: bits_per_byte(loss, self.state.meta.get(split)) for split, loss in losses.items()}
+        in_bits = f", {bits['val']:.4f} bits per byte" if bits["val"] else ""
+        best = " (the best)" if is_best else ""
+        train, val = losses["train"], losses["val"]
+        say(f"step {self.state.iter_num}: train loss {train:.4f}, val loss {val:.4f}{in_bits}{best}")
+        if sample is not None:
+            width = shutil.get_terminal_size().columns - 1 if self.on_terminal else sys.maxsize
+            say(textwrap.fill(f"it writes: {sample}", width, subsequent_indent="  "))
+        figures = {f"{split}/loss": loss for split, loss in losses.items()}
+        figures |= {f"{split}/bits_per_byte": value for split, value in bits.items() if value}
+        self.log(figures | ({} if sample is None else {"sample": sample}))
+
+    def update(self, loss, lr, norm):
+        """Report an update. Its time is the mean over all updates since the last report."""
+        state = self.state
+        iter_num, seconds = state.iter_num + 1, state.seconds
+        dt = (seconds - self.reported_seconds) / (iter_num - self.reported_iters)
+        self.reported_iters, self.reported_seconds = iter_num, seconds
+        speed = self.tokens_per_iter / dt
+        # -1 is nanoGPT's "unknown"
+        mfu = speed * state.model.flops_per_token() / self.peak_flops if self.peak_flops else -1.0
+        if self.on_terminal:
+            self.bar.set_postfix_str(f"loss {loss:.4f}, {speed:,.0f} tok/s", refresh=False)
+        else:
+            left = tqdm.format_interval(dt * (self.max_iters - iter_num))
+            say(
+                f"iter {state.iter_num}: loss {loss:.4f}, time {dt * 1000:.2f}ms, mfu {mfu * 100:.2f}%, lr {lr:.2e}, "
+                f"norm {norm:.2f}, {speed:,.0f} tok/s, {left} left"
+            )
+        figures = {"loss": float(loss), "lr": lr, "grad_norm": float(norm), "ms": dt * 1000, "tokens_per_s": speed}
+        self.log(figures | ({"mfu": mfu} if self.peak_flops else {}))
+
+    def log(self, figures):
+        """Write figures to log.jsonl and to wandb. Raises UserError if the disk is full."""
+        state = self.state
+        progress = {"iter": state.iter_num, "tokens": state.iter_num * self.tokens_per_iter}
+        figures = {**progress, "seconds": round(state.seconds, 3), **figures}
+        if self.log_file:
+            try:
+                self.log_file.write(json.dumps(figures) + "\n")
+            except OSError as failure:
+                raise UserError(f"cannot write {self.log_file.name!r}: {failure.strerror}") from None
+        if self.wandb_run:
+            if "sample" in figures:
+                import wandb
+
+                self.samples.append([state.iter_num, figures["sample"]])
+                figures["sample"] = wandb.Table(["iter", "sample"], self.samples)
+            self.wandb_run.log(figures, step=state.iter_num)
+
+    def close(self):
+        """The end of a run that was not interrupted."""
+        if self.wandb_run:
+            self.wandb_run.finish()
+        if self.log_file:
+            self.log_file.close()
+
+
+# -----------------------------------------------------------------------------
+# log.jsonl
+
+
+def open_log(path, iter_num):
+    """Open a log.jsonl to append to it, without the lines of an earlier run about iterations from iter_num on."""
+    kept = [figures for figures in read_log(path) if figures["iter"] < iter_num] if os.path.exists(path) else []
+    with replacing(path) as f:
+        f.write("".join(json.dumps(figures) + "\n" for figures in kept).encode("utf-8"))
+    return open(path, "a", encoding="utf-8", buffering=1)
+
+
+def read_log(path):
+    """The lines of a log.jsonl as dicts, without those that are cut short. Raises UserError without a log."""
+    lines = []
+    try:
+        with open(path, encoding="utf-8", errors="replace") as f:
+            for line in f:
+                # a line that a power failure cut short
+                with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+                    figures = json.loads(line)
+                    if type(figures["iter"]) is int:
+                        lines.append(figures)
+    except FileNotFoundError:
+        raise UserError(f"there is no {path!r}: name a folder in which train.py has written (its --out_dir)") from None
+    except OSError as failure:
+        raise UserError(f"cannot read {path!r}: {failure.strerror}") from None
+    return lines
+
+
+# -----------------------------------------------------------------------------
+# wandb
+
+
+def start_wandb(project, name, config, folder, run_id):
+    """A wandb run: a new one, or that of run_id. Raises UserError where wandb does not start."""
+    import wandb
+
+    try:
+        return wandb.init(project=project, name=name, config=config, dir=folder, id=run_id, resume="allow")
+    except Exception as failure:  # of many kinds
+        raise UserError(
+            f"wandb does not start ({first_line(failure)}): 'wandb login', WANDB_MODE=offline, or --wandb_log=False"
+        ) from None
+
+
+# -----------------------------------------------------------------------------
+# advice and summary
+
+
+def advise(hours, device, parameters, tokens, tokens_seen):
+    """
+    Warn, before a run, where it will take hours on a `device` of this kind ("cpu", "cuda"), or where its model is large
+    for the text: `parameters` in the blocks, `tokens` to train on, of which the run will see `tokens_seen`.
+    """
+    if hours > 3:
+        instead = "config/train_hitchikers_cpu.py is for a CPU" if device == "cpu" else "more GPUs would share it"
+        say(f"this will take about {hours:,.0f} hours on {device}: {instead}; Ctrl-C stops and saves")
+    if parameters > 20 * tokens:
+        times = f"{round(tokens_seen / tokens):,}"
+        say(
+            f"{tokens:,} tokens are few for {parameters / 1e6:.1f}M parameters in the blocks, which will read them "
+            f"{times} {'time' if times == '1' else 'times'}: expect the best validation loss early, and try more text, "
+            "a smaller --n_layer and --n_embd, or a higher --dropout"
+        )
+
+
+def summarize(lines):
+    """Say how a run went, from the lines of its log."""
+    evaluations = [figures for figures in lines if "val/loss" in figures]
+    best, last = min(evaluations, key=lambda figures: figures["val/loss"]), evaluations[-1]
+    speed = f", {last['tokens'] / last['seconds']:,.0f} tokens/s" if last["seconds"] else ""
+    duration = tqdm.format_interval(last["seconds"])
+    say(f"best val loss {best['val/loss']:.4f}, at iteration {best['iter']}; {duration} of training{speed}")
+    if best["val/loss"] < last["val/loss"] and best["train/loss"] > last["train/loss"]:
+        say(
+            f"overfitting: since then the train loss fell from {best['train/loss']:.4f} to {last['train/loss']:.4f}, "
+            f"and the val loss rose to {last['val/loss']:.4f}: more text, a higher --dropout or fewer --max_iters help"
+        )
