@@ -132,6 +132,7 @@ statements = st.one_of(
 )
 
 
+@pytest.mark.slow
 @TRIES
 @given(st.lists(statements, max_size=5).map("\n".join).filter(lambda text: "(" not in text))
 def test_config_files_give_options_or_an_error(text):
@@ -199,6 +200,7 @@ def assert_meta(meta):
         bits_per_byte(1.0, counts)
 
 
+@pytest.mark.slow
 @TRIES
 @given(st.one_of(metas.map(json.dumps), plain.map(json.dumps), st.text(max_size=40)))
 @examples("", " \n", "\udcff", "\0" * 100, "[" * 100_000, '"gpt2"', '{"encoding": "gpt2", "vocab_si')

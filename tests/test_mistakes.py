@@ -261,6 +261,7 @@ def test_a_full_disk_leaves_the_checkpoints_as_they_were(folder, inside):
     assert all(after[path] == before[path] for path in before if path.suffix == ".pt")
 
 
+@pytest.mark.slow
 @cases("""
     train.py --batchsize=3 -> did you mean --batch_size
     train.py --dataset=unprepared -> python data/unprepared/prepare.py
