@@ -23,7 +23,6 @@ PROGRAMS = [
 OTHERS = {  # options of other programs that the pages may name
     *("--standalone", "--nproc_per_node", "--nnodes", "--node_rank", "--master_addr", "--master_port"),  # torchrun
     "--max_restarts",
-    "--index-url",  # pip
     "--local-dir",  # hf
     *("--help", "--key"),  # what every script has, and what stands for any option
 }
