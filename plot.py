@@ -59,26 +59,18 @@ def loss_figure(runs, axis):
     axes = (figure := Figure(figsize=(8, 4.5), dpi=200, layout="constrained", facecolor="white")).subplots()
     bests, settled = [], []  # settled: the losses after the steep beginning, which set the height
     for i, (name, lines) in enumerate(runs.items()):
-        at, losses = curve(lines, axis, "val/loss")
-        if not losses:
-            raise UserError(f"the log of {name!r} has no evaluation yet: train.py makes the first as it starts")
-        train_at, train_losses = curve(lines, axis, "loss")
-        mean, colour = smoothed(train_losses), COLOURS[i % len(COLOURS)]
-        axes.plot(train_at, train_losses, color=colour, linewidth=1, alpha=0.25)
-        axes.plot(train_at, mean, color=colour, linewidth=1.5, alpha=0.6)
-
-        bests.append((min(losses), at[losses.index(min(losses))], colour))
-        look = {"color": colour, "linewidth": 2, "marker": MARKS[i % len(MARKS)]}
-        label = f"validation, {name if len(name) <= 40 else '…' + name[-39:]}: best {min(losses):.3f}"
-        axes.plot(at, losses, **look, markevery=len(at) // 40 + 1, label=label)  # more marks would overlap
-        steep = max(at + train_at) / 20
-        settled += [b for a, b in zip(at + train_at, losses + mean) if a >= steep]
+        colour, mark = COLOURS[i % len(COLOURS)], MARKS[i % len(MARKS)]
+        best, late = draw_run(axes, name, lines, axis, colour, mark)
+        bests.append((*best, colour))
+        settled += late
+    axes.plot([], color="grey", label="training, and its running mean")
 
     for loss, at, colour in bests:
         axes.plot(at, loss, "*", color=colour, markersize=18, markeredgecolor="white", zorder=3)
     loss, at, _ = min(bests)
     place = {"xytext": (0, -12), "textcoords": "offset points", "ha": "center", "va": "top"}
     axes.annotate(f"{loss:.3f}", (at, loss), **place, weight="bold")
+
     height = max(settled) - min(settled) or 0.1
     top = max(loss for line in axes.lines for loss in line.get_ydata())
     top = top if top < max(settled) + 0.25 * height else max(settled)  # cut off the steep part only if it is high
@@ -88,10 +80,26 @@ def loss_figure(runs, axis):
     axes.xaxis.set_major_formatter(short)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
-    axes.plot([], color="grey", label="training, and its running mean")
     longest = max(len(str(line.get_label())) for line in axes.lines)
     figure.legend(loc="outside upper center", ncols=2 if longest < 40 else 1, frameon=False)
     return figure
+
+
+def draw_run(axes, name, lines, axis, colour, mark):
+    """Draw a run's losses. Returns its best, (loss, where), and the losses after the first twentieth."""
+    at, losses = curve(lines, axis, "val/loss")
+    if not losses:
+        raise UserError(f"the log of {name!r} has no evaluation yet: train.py makes the first as it starts")
+    train_at, train_losses = curve(lines, axis, "loss")
+    mean = smoothed(train_losses)
+    axes.plot(train_at, train_losses, color=colour, linewidth=1, alpha=0.25)
+    axes.plot(train_at, mean, color=colour, linewidth=1.5, alpha=0.6)
+    label = f"validation, {name if len(name) <= 40 else '…' + name[-39:]}: best {min(losses):.3f}"
+    every = len(at) // 40 + 1  # more marks would overlap
+    axes.plot(at, losses, color=colour, linewidth=2, marker=mark, markevery=every, label=label)
+    steep = max(at + train_at) / 20
+    late = [loss for where, loss in zip(at + train_at, losses + mean) if where >= steep]
+    return (min(losses), at[losses.index(min(losses))]), late
 
 
 def plot_losses(folders, path, axis="iter"):

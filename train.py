@@ -34,18 +34,18 @@ from tokenizer import make_tokenizer, read_meta
 
 # -----------------------------------------------------------------------------
 # what to write, and when
-out_dir = "out"  # where checkpoints and the log go
-eval_interval = 2000  # evaluate every so many iterations, and save
+out_dir = "out"  # the folder for checkpoints and the log
+eval_interval = 2000  # evaluate and save every so many iterations
 log_interval = 1  # report every so many iterations
-eval_iters = 200  # evaluate on at most so many batches of each split
+eval_iters = 200  # batches of each split to evaluate on, at most
 eval_only = False  # evaluate once and stop
 always_save_checkpoint = True  # ckpt.pt is the newest model at each evaluation; False: the best so far
-sample_tokens = 40  # have the model write so many tokens at each evaluation; 0: none
+sample_tokens = 40  # tokens that the model writes at each evaluation; 0: none
 init_from = "scratch"  # scratch, resume, auto (resume or scratch), gpt2, gpt2-medium, -large, -xl, a folder
 # wandb
-wandb_log = False  # log to Weights & Biases too
-wandb_project = "owt"  # its project
-wandb_run_name = "gpt2"  # its name for this run
+wandb_log = False  # log to Weights & Biases, too
+wandb_project = "owt"  # the project there
+wandb_run_name = "gpt2"  # the name of the run there
 # data
 dataset = "openwebtext"  # the folder in data/
 gradient_accumulation_steps = 5 * 8  # micro-batches in an iteration
@@ -55,16 +55,16 @@ block_size = 1024  # tokens in a window
 n_layer = 12  # blocks
 n_head = 12  # attention heads in a block
 n_embd = 768  # channels, a multiple of n_head
-dropout = 0.0  # 0 is best where there is plenty of text; 0.1 and more against overfitting
-bias = False  # have biases in the linear and norm layers
+dropout = 0.0  # 0 for plenty of text; 0.1 and more against overfitting
+bias = False  # biases in the linear and norm layers
 # optimizer
 optimizer = "adamw"  # adamw, or muon: Muon for the matrices inside the blocks, AdamW for the rest
 learning_rate = 6e-4  # the highest, reached after the warm-up
 max_iters = 600000  # updates in all
 weight_decay = 1e-1  # on matrices and embeddings
-beta1 = 0.9  # AdamW's decay of the mean gradient
-beta2 = 0.95  # and of its square
-grad_clip = 1.0  # clip the gradient's norm to this; 0: not at all
+beta1 = 0.9  # AdamW's decay rate of the mean gradient
+beta2 = 0.95  # and of the mean squared gradient
+grad_clip = 1.0  # clip the gradient to this norm; 0: not at all
 # learning rate
 decay_lr = True  # warm up, then decay along a cosine; False: learning_rate throughout
 warmup_iters = 2000  # iterations of warm-up
@@ -74,10 +74,10 @@ min_lr = 6e-5  # the lowest, usually a tenth of learning_rate
 seed = 1337  # of the initial weights, the batches and dropout
 device = "auto"  # auto, cpu, cuda, cuda:1, mps
 dtype = "auto"  # auto, float32, bfloat16, float16
-checkpoint_activations = False  # compute the blocks twice instead of keeping their activations: less memory
+checkpoint_activations = False  # compute the blocks twice instead of keeping activations: less memory
 compile: str | bool = "auto"  # torch.compile the model: auto, True, False
-backend = "auto"  # how the processes that torchrun starts talk: auto, nccl (GPUs), gloo
-zero = False  # share the optimizer's state out among the processes: less memory in each
+backend = "auto"  # connects the processes that torchrun starts: auto, nccl (GPUs), gloo
+zero = False  # shard the optimizer's state over the processes: less memory in each
 # -----------------------------------------------------------------------------
 
 

@@ -1,7 +1,7 @@
-"""How well gpt2-large foretells a text: python train.py config/eval_gpt2_large.py --dataset=hitchikersguide"""
+"""How well gpt2-large predicts a text: python train.py config/eval_gpt2_large.py --dataset=hitchikersguide"""
 
 init_from = "gpt2-large"
 eval_only = True
-eval_iters = 500  # many, for a good estimate
+eval_iters = 500  # many batches, for a precise estimate
 batch_size = 8
 wandb_log = False

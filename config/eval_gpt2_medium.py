@@ -1,7 +1,7 @@
-"""How well gpt2-medium foretells a text: python train.py config/eval_gpt2_medium.py --dataset=hitchikersguide"""
+"""How well gpt2-medium predicts a text: python train.py config/eval_gpt2_medium.py --dataset=hitchikersguide"""
 
 init_from = "gpt2-medium"
 eval_only = True
-eval_iters = 500  # many, for a good estimate
+eval_iters = 500  # many batches, for a precise estimate
 batch_size = 8
 wandb_log = False

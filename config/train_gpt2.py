@@ -1,5 +1,6 @@
 """
-GPT-2 (124M) on OpenWebText, to a loss of about 2.85, as nanoGPT has it. For a node of 8 GPUs with 40 GB each:
+Train GPT-2 (124M) on OpenWebText with nanoGPT's settings, which reach a loss of about 2.85 there. On a node of 8 GPUs
+with 40 GB each:
 
     torchrun --standalone --nproc_per_node=8 train.py config/train_gpt2.py
 """
@@ -8,7 +9,7 @@ wandb_log = True
 wandb_project = "owt"
 wandb_run_name = "gpt2-124M"
 
-# 12 windows x 1024 tokens x 40 micro-batches = 491,520 tokens an iteration
+# 12 windows x 1024 tokens x 40 micro-batches = 491,520 tokens per iteration
 batch_size = 12
 block_size = 1024
 gradient_accumulation_steps = 5 * 8

@@ -1,4 +1,4 @@
-"""transcribe.ipynb: the notebook itself is run, on synthesized speech, with a Whisper that always says one sentence."""
+"""transcribe.ipynb: the tests run the notebook itself on synthesized speech, with a Whisper that knows one sentence."""
 
 import ast
 import ctypes
@@ -32,12 +32,12 @@ NOTEBOOK = ROOT / "transcribe.ipynb"
 
 
 # -----------------------------------------------------------------------------
-# speech, and a Whisper that hears
+# synthesized speech, and a tiny Whisper
 
 
 @pytest.fixture(scope="session")
-def speak(tmp_path_factory):
-    """speak(path, text) has espeak-ng read a text into an audio file of the kind that the path's ending says."""
+def synthesize(tmp_path_factory):
+    """synthesize(path, text) writes speech into an audio file, in the format that the file's extension names."""
     espeak = ctypes.CDLL(espeakng_loader.get_library_path())
     callback_type = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
     sound = bytearray()
@@ -53,7 +53,7 @@ def speak(tmp_path_factory):
     espeak.espeak_SetSynthCallback(callback)
     scratch = tmp_path_factory.mktemp("speech") / "speech.wav"
 
-    def speak(path, text):
+    def synthesize(path, text):
         sound.clear()
         data = text.encode()
         assert espeak.espeak_Synth(data, ctypes.c_size_t(len(data) + 1), 0, 0, 0, 1, None, None) == 0
@@ -65,13 +65,13 @@ def speak(tmp_path_factory):
         subprocess.run(["ffmpeg", "-nostdin", "-v", "error", "-y", "-i", scratch, *muxer, path], check=True)
         return path
 
-    yield speak
+    yield synthesize
     espeak.espeak_Terminate()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def ffmpeg(tmp_path_factory):
-    """The ffmpeg of imageio-ffmpeg, under the name that Whisper looks for."""
+    """Put imageio-ffmpeg's program on the PATH, under the name that Whisper looks for."""
     folder = tmp_path_factory.mktemp("bin")
     shutil.copy(imageio_ffmpeg.get_ffmpeg_exe(), folder / ("ffmpeg.exe" if os.name == "nt" else "ffmpeg"))
     with pytest.MonkeyPatch.context() as patch:
@@ -82,8 +82,8 @@ def ffmpeg(tmp_path_factory):
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     """
-    A Whisper of one layer, in the format of whisper.load_model, whose decoder looks at nothing but the position: it
-    answers "English", and then SENTENCE from 0 to 2 s, whatever it hears.
+    A Whisper of one layer, in the format of whisper.load_model. Its decoder depends only on the position: for any audio
+    it gives "English", and then SENTENCE from 0 to 2 s.
     """
     width = 64
     dims = ModelDimensions(80, 1500, width, 1, 1, 51865, width, width, 1, 1)
@@ -107,7 +107,7 @@ def checkpoint(tmp_path_factory):
 
 
 def with_settings(**settings):
-    """The notebook, with other values in its assignments of these names."""
+    """The notebook, with other values assigned to these names."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     for name, value in settings.items():
         value = str(value) if isinstance(value, Path) else value
@@ -124,8 +124,8 @@ def code_cells(notebook):
 
 
 @pytest.fixture(scope="session")
-def parts():
-    """What the notebook's cells import and define, functions and constants, without what they do."""
+def definitions():
+    """The imports, functions, classes and constants of the notebook, without its other statements."""
     names = {"clean": True, "keep": "", "COLAB": False}
     for source in code_cells(nbformat.read(NOTEBOOK, as_version=4)):
         tree = ast.parse(source)
@@ -142,8 +142,8 @@ def is_constant(node):
 
 
 @pytest.fixture
-def notebook(tmp_path, checkpoint, monkeypatch, capsys):
-    """notebook(name=value, ...) runs all cells in this process, as Run all does; returns their names, and `out`."""
+def run_notebook(tmp_path, checkpoint, monkeypatch, capsys):
+    """run_notebook(name=value, ...) runs all cells in this process. Returns their globals, and their output, `out`."""
     monkeypatch.chdir(tmp_path)
 
     def run(**settings):
@@ -158,8 +158,8 @@ def notebook(tmp_path, checkpoint, monkeypatch, capsys):
 
 
 @pytest.fixture
-def heard(monkeypatch):
-    """The lengths, in seconds, of what Whisper was given to transcribe, as it comes."""
+def chunk_seconds(monkeypatch):
+    """The lengths in seconds of the chunks that Whisper was given, in order. Empty until the first."""
     lengths, transcribe = [], Whisper.transcribe
 
     def spy(net, audio, **options):
@@ -178,9 +178,9 @@ def test_the_notebook_is_valid_and_holds_no_outputs():
     notebook = nbformat.read(NOTEBOOK, as_version=nbformat.NO_CONVERT)
     nbformat.validate(notebook)
     kinds = [cell.cell_type for cell in notebook.cells]
-    for before, cell in zip(notebook.cells, notebook.cells[1:]):
+    for previous, cell in zip(notebook.cells, notebook.cells[1:]):
         if cell.cell_type == "code":
-            assert before.cell_type == "markdown" and cell.outputs == [] and cell.execution_count is None
+            assert previous.cell_type == "markdown" and cell.outputs == [] and cell.execution_count is None
     assert kinds[0] == "markdown" and kinds.count("code") > 5
 
 
@@ -190,13 +190,14 @@ def test_the_notebook_needs_no_other_file_of_the_repository():
         assert not own & set(re.findall(r"^\s*(?:from|import) (\w+)", source, re.MULTILINE))
 
 
-def test_run_all_in_jupyter_writes_one_line_a_file_and_a_second_run_transcribes_nothing(
-    tmp_path, checkpoint, speak, monkeypatch
+@pytest.mark.slow
+def test_run_all_in_jupyter_writes_one_line_per_file_and_a_second_run_transcribes_nothing(
+    tmp_path, checkpoint, synthesize, monkeypatch
 ):
     for name in ("JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
         monkeypatch.setenv(name, str(tmp_path / "jupyter"))
     for name in ("10.mp3", "2.m4a", "1.wav"):
-        speak(tmp_path / "audio" / name, f"This is chapter {name}.")
+        synthesize(tmp_path / "audio" / name, f"This is chapter {name}.")
     (tmp_path / "audio" / "3.mp3").write_bytes(b"no audio at all" * 1000)
     notebook = with_settings(audio_folder="audio", model=checkpoint)
     client = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}})
@@ -211,7 +212,8 @@ def test_run_all_in_jupyter_writes_one_line_a_file_and_a_second_run_transcribes_
     with client.setup_kernel():
         out = run_all()
         assert re.findall(r"min  (\S+)\n", out) == ["1.wav", "2.m4a", "3.mp3", "10.mp3"]
-        assert "0 of 4 files" in out and "100% |" in out and "broken after 0.0 min: 3.mp3: Failed to find" in out
+        assert "0 of 4 files already transcribed" in out and "100% |" in out
+        assert "broken after 0.0 min: 3.mp3: Failed to find" in out
         assert lines(tmp_path / "transcriptions.txt") == [SENTENCE] * 3
         assert f"{3 * len(SENTENCE.split())} words (en)" in out and "prepare.py" in out
         (store,) = (tmp_path / "audio-transcribed").iterdir()
@@ -220,7 +222,7 @@ def test_run_all_in_jupyter_writes_one_line_a_file_and_a_second_run_transcribes_
         (tmp_path / "audio" / "3.mp3").unlink()
         dates = {path: path.stat().st_mtime_ns for path in store.iterdir()}
         out = run_all()
-        assert "3 of 3 files are transcribed already" in out and "broken" not in out
+        assert "3 of 3 files already transcribed" in out and "broken" not in out
         assert {path: path.stat().st_mtime_ns for path in store.iterdir()} == dates
 
         shutil.rmtree(tmp_path / "audio")
@@ -231,135 +233,150 @@ def test_run_all_in_jupyter_writes_one_line_a_file_and_a_second_run_transcribes_
 
 
 # -----------------------------------------------------------------------------
-# going on
+# running it again
 
 
-def test_what_is_new_or_changed_is_taken_up_and_nothing_else(tmp_path, notebook, speak, heard):
-    one, two = speak(tmp_path / "audio" / "1.wav", "One."), speak(tmp_path / "audio" / "2.wav", "Two, or more.")
-    notebook()
-    assert len(heard) == 2
-    os.utime(one, (0, 0))  # as a copy has it: the same sound with another date
-    speak(two, "Something else entirely.")
-    speak(tmp_path / "audio" / "3.wav", "Three.")
-    heard.clear()
-    assert "1 of 3 files" in notebook().out
-    assert len(heard) == 2
-    heard.clear()
-    assert "3 of 3 files" in notebook().out and heard == []
+@pytest.mark.slow
+def test_a_second_run_transcribes_only_new_and_changed_files(tmp_path, run_notebook, synthesize, chunk_seconds):
+    one = synthesize(tmp_path / "audio" / "1.wav", "One.")
+    two = synthesize(tmp_path / "audio" / "2.wav", "Two, or more.")
+    run_notebook()
+    assert len(chunk_seconds) == 2
+    os.utime(one, (0, 0))  # a copy: the same sound with another date
+    synthesize(two, "Something else entirely.")
+    synthesize(tmp_path / "audio" / "3.wav", "Three.")
+    chunk_seconds.clear()
+    assert "1 of 3 files already transcribed" in run_notebook().out
+    assert len(chunk_seconds) == 2
+    chunk_seconds.clear()
+    assert "3 of 3 files already transcribed" in run_notebook().out and chunk_seconds == []
 
 
-def test_another_setting_transcribes_anew_and_keeps_what_the_first_gave(tmp_path, notebook, speak, heard, checkpoint):
-    speak(tmp_path / "audio" / "1.wav", "One.")
-    notebook()
-    assert "0 of 1 files" in notebook(language="German").out
+@pytest.mark.slow
+def test_another_model_or_language_transcribes_again_and_keeps_the_earlier_results(
+    tmp_path, run_notebook, synthesize, chunk_seconds, checkpoint
+):
+    synthesize(tmp_path / "audio" / "1.wav", "One.")
+    run_notebook()
+    assert "0 of 1 file already transcribed" in run_notebook(language="German").out
     (own := tmp_path / "own").mkdir()
     own = shutil.copy(checkpoint, own / checkpoint.name)
-    assert "1 of 1 files" in notebook(model=own).out  # the same model
+    assert "1 of 1 file already transcribed" in run_notebook(model=own).out  # the same model
     state = torch.load(own, weights_only=True)
     state["model_state_dict"]["encoder.ln_post.bias"] += 1
     torch.save(state, own)
-    assert "0 of 1 files" in notebook(model=own).out  # another one under the same name
-    heard.clear()
-    assert "1 of 1 files" in notebook(language="de").out
-    assert "1 of 1 files" in notebook().out and heard == []
+    assert "0 of 1 file already transcribed" in run_notebook(model=own).out  # other weights under the same name
+    chunk_seconds.clear()
+    assert "1 of 1 file already transcribed" in run_notebook(language="de").out
+    assert "1 of 1 file already transcribed" in run_notebook().out and chunk_seconds == []
 
 
-def test_an_interrupted_file_goes_on_where_it_was_and_ends_as_an_undisturbed_one(
-    tmp_path, notebook, speak, heard, monkeypatch
+@pytest.mark.slow
+def test_an_interrupted_run_continues_where_it_stopped_and_gives_the_same_record(
+    tmp_path, run_notebook, synthesize, chunk_seconds, monkeypatch
 ):
-    speak(tmp_path / "audio" / "1.mp3", "A long sentence, which goes on and on, and on, until it is at its end. " * 2)
-    whole = notebook(PIECE=2)
-    assert len(heard) > 3 and max(heard) <= 2
-    expected, lengths = whole.records[whole.audio[0]], list(heard)
-    heard.clear()
+    text = "A long sentence, which goes on and on, and on, until it is at its end. " * 2
+    synthesize(tmp_path / "audio" / "1.mp3", text)
+    whole = run_notebook(CHUNK_SECONDS=2)
+    assert len(chunk_seconds) > 3 and max(chunk_seconds) <= 2
+    expected, lengths = whole.records[whole.audio_files[0]], list(chunk_seconds)
+    chunk_seconds.clear()
 
     transcribe = Whisper.transcribe
 
     def interrupted(net, audio, **options):
-        if len(heard) == 2:
+        if len(chunk_seconds) == 2:
             raise KeyboardInterrupt
         return transcribe(net, audio, **options)
 
-    with monkeypatch.context() as patch, pytest.raises(Exception, match="^interrupted; what was heard so far is kept"):
+    with monkeypatch.context() as patch, pytest.raises(Exception, match="^interrupted; the text so far is saved"):
         patch.setattr(Whisper, "transcribe", interrupted)
-        notebook(PIECE=2, results_folder="results")
-    assert heard == lengths[:2]
-    again = notebook(PIECE=2, results_folder="results")
-    assert heard == lengths
-    assert again.records[again.audio[0]] == expected
+        run_notebook(CHUNK_SECONDS=2, results_folder="results")
+    assert chunk_seconds == lengths[:2]
+    again = run_notebook(CHUNK_SECONDS=2, results_folder="results")
+    assert chunk_seconds == lengths
+    assert again.records[again.audio_files[0]] == expected
     (stored,) = (tmp_path / "results").rglob("*.json")
     assert json.loads(stored.read_text(encoding="utf-8")) == expected
 
 
-def test_each_window_is_heard_for_itself_and_in_float32_on_a_cpu(notebook, tmp_path, speak, monkeypatch):
-    speak(tmp_path / "audio" / "1.wav", "One.")
+@pytest.mark.slow
+def test_windows_are_transcribed_independently_and_in_float32_on_a_cpu(run_notebook, tmp_path, synthesize, monkeypatch):
+    synthesize(tmp_path / "audio" / "1.wav", "One.")
     given, transcribe = [], Whisper.transcribe
     monkeypatch.setattr(Whisper, "transcribe", lambda *a, **options: given.append(options) or transcribe(*a, **options))
-    notebook(language="German")
+    run_notebook(language="German")
     assert given[0]["condition_on_previous_text"] is False and given[0]["fp16"] is False
     assert given[0]["language"] == "de"
 
 
-def test_a_damaged_partial_result_is_made_anew(tmp_path, notebook, speak, heard):
-    speak(tmp_path / "audio" / "1.wav", "One.")
-    notebook()
+@pytest.mark.slow
+def test_a_damaged_partial_result_is_replaced(tmp_path, run_notebook, synthesize, chunk_seconds):
+    synthesize(tmp_path / "audio" / "1.wav", "One.")
+    run_notebook()
     (stored,) = (tmp_path / "audio-transcribed").rglob("*.json")
     stored.write_text(stored.read_text(encoding="utf-8")[:50], encoding="utf-8")
-    assert "0 of 1 files" in notebook().out and len(heard) == 2
+    assert "0 of 1 file already transcribed" in run_notebook().out and len(chunk_seconds) == 2
     json.loads(stored.read_text(encoding="utf-8"))
 
 
-def test_a_file_on_which_whisper_fails_stops_nothing_and_is_tried_again(tmp_path, notebook, speak, monkeypatch):
+@pytest.mark.slow
+def test_a_file_on_which_whisper_fails_does_not_stop_the_others_and_is_tried_again(
+    tmp_path, run_notebook, synthesize, monkeypatch
+):
     for i in (1, 2):
-        speak(tmp_path / "audio" / f"{i}.wav", f"Number {i}.")
+        synthesize(tmp_path / "audio" / f"{i}.wav", f"Number {i}.")
     transcribe, calls = Whisper.transcribe, []
 
-    def fails_once(net, audio, **options):
+    def fail_once(net, audio, **options):
         calls.append(len(audio))
         if len(calls) == 1:
-            raise ValueError("of a sort nobody thought of\nand a traceback")
+            raise ValueError("an unexpected failure\nand a traceback")
         return transcribe(net, audio, **options)
 
-    monkeypatch.setattr(Whisper, "transcribe", fails_once)
-    out = notebook().out
-    assert "broken after 0.0 min: 1.wav: of a sort nobody thought of\n" in out
+    monkeypatch.setattr(Whisper, "transcribe", fail_once)
+    out = run_notebook().out
+    assert "broken after 0.0 min: 1.wav: an unexpected failure\n" in out
     assert lines(tmp_path / "transcriptions.txt") == [SENTENCE]
-    assert "1 of 2 files" in notebook().out
+    assert "1 of 2 files already transcribed" in run_notebook().out
     assert lines(tmp_path / "transcriptions.txt") == [SENTENCE] * 2
 
 
-def test_a_file_that_ends_early_is_named(tmp_path, notebook, speak):
-    path = speak(tmp_path / "audio" / "1.wav", "A sentence of several words, so that it can be cut in two.")
+@pytest.mark.slow
+def test_a_truncated_file_is_reported(tmp_path, run_notebook, synthesize):
+    path = synthesize(tmp_path / "audio" / "1.wav", "A sentence of several words, so that it can be cut in two.")
     flac = path.with_suffix(".flac")
     subprocess.run(["ffmpeg", "-v", "error", "-i", path, flac], check=True)
     path.unlink()
     flac.write_bytes(flac.read_bytes()[: flac.stat().st_size // 2])
-    assert re.search("(cut short\\?|broken after 0.0 min:) 1.flac", notebook().out)
+    assert re.search("(cut short\\?|broken after 0.0 min:) 1.flac", run_notebook().out)
 
 
 # -----------------------------------------------------------------------------
-# the parts
+# single functions
 
 
-def test_all_kinds_of_audio_are_found_in_natural_order_and_nothing_else(tmp_path, parts):
+def test_only_audio_files_are_found_in_natural_order(tmp_path, definitions):
     order = ["a2.MP3", "a10.m4a", "B1/1.m4b", "b1/2.wav", "b1/10.flac", "b2.ogg", "b10/01.opus"]
     for name in [*order, "notes.txt", ".hidden.mp3", "__MACOSX/1.mp3", "b1/._2.wav", "cover.jpg"]:
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.touch()
-    assert [path.as_posix() for path in parts.find_audio(tmp_path)] == order
+    assert [path.as_posix() for path in definitions.find_audio(tmp_path)] == order
 
 
 @pytest.mark.parametrize("kind", [".mp3", ".m4a", ".m4b", ".wav", ".flac", ".ogg", ".opus"])
-def test_each_kind_of_audio_is_read_and_its_length_known(tmp_path, parts, speak, kind):
-    path = speak(tmp_path / f"it's a:50% file{kind}", "How much wood would a woodchuck chuck?")
-    sound = np.concatenate(list(parts.pieces(path, 0)))
+def test_each_audio_format_is_read_and_its_duration_known(tmp_path, definitions, synthesize, kind):
+    path = synthesize(tmp_path / f"it's a:50% file{kind}", "How much wood would a woodchuck chuck?")
+    sound = np.concatenate(list(definitions.read_chunks(path, 0)))
     np.testing.assert_array_equal(sound, whisper.load_audio(str(path)))
     assert sound.dtype == np.float32 and np.abs(sound).max() > 0.05
-    assert parts.announced_minutes(path) * 60 == pytest.approx(len(sound) / 16000, abs=0.1)
+    assert definitions.header_minutes(path) * 60 == pytest.approx(len(sound) / 16000, abs=0.1)
 
 
-def test_pieces_make_up_the_whole_from_wherever_they_begin_and_are_cut_in_silence(tmp_path, parts, monkeypatch):
+def test_chunks_are_cut_in_silence_and_together_give_the_audio_from_any_first_sample(
+    tmp_path, definitions, monkeypatch
+):
     rng, path = np.random.default_rng(0), tmp_path / "noise.wav"
     sound = rng.integers(-9999, 9999, 16000 * 7).astype("<i2")
     silence = slice(16000 * 19 // 10, 16000 * 19 // 10 + 1600)
@@ -367,38 +384,56 @@ def test_pieces_make_up_the_whole_from_wherever_they_begin_and_are_cut_in_silenc
     with wave.open(str(path), "wb") as f:
         f.setnchannels(1), f.setsampwidth(2), f.setframerate(16000)
         f.writeframes(sound.tobytes())
-    monkeypatch.setitem(parts.names, "PIECE", 2)
-    found = list(parts.pieces(path, 0))
+    monkeypatch.setitem(definitions.names, "CHUNK_SECONDS", 2)
+    found = list(definitions.read_chunks(path, 0))
     assert len(found) > 3 and max(map(len, found)) <= 2 * 16000
     np.testing.assert_array_equal(np.concatenate(found), sound / np.float32(32768))
     assert silence.start <= len(found[0]) <= silence.stop
     for start in (1, 16000, 40001, len(sound)):
-        later = [np.empty(0), *parts.pieces(path, start)]
+        later = [np.empty(0), *definitions.read_chunks(path, start)]
         np.testing.assert_array_equal(np.concatenate(later), sound[start:] / np.float32(32768))
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_disk_that_fails_leaves_the_old_file(tmp_path, parts, monkeypatch, call):
+def test_a_failed_write_leaves_the_old_file(tmp_path, definitions, monkeypatch, call):
     path = tmp_path / "transcriptions.txt"
-    parts.write(path, "old\n")
+    definitions.write_text(path, "old\n")
 
     def fail(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, call, fail)
-    with pytest.raises(parts.UserError, match="^cannot write .*: No space left on device$"):
-        parts.write(path, "new\n")
+    with pytest.raises(definitions.UserError, match="^cannot write .*: No space left on device$"):
+        definitions.write_text(path, "new\n")
     assert [p.name for p in tmp_path.iterdir()] == [path.name] and path.read_bytes() == b"old\n"
 
 
-def test_text_is_utf8_with_one_line_a_file_whatever_whisper_puts_into_it(tmp_path, notebook, speak, monkeypatch):
+@pytest.mark.slow
+def test_text_is_utf8_with_one_line_per_file_whatever_characters_whisper_returns(
+    tmp_path, run_notebook, synthesize, monkeypatch
+):
     for i in (1, 2):
-        speak(tmp_path / "audio" / f"{i}.wav", f"Number {i}.")
-    said = " Grüße,\u2028 “naïve”\r\n\x85 東京 "
-    result = {"language": "de", "segments": [segment(said)]}
+        synthesize(tmp_path / "audio" / f"{i}.wav", f"Number {i}.")
+    raw_text = " Grüße,\u2028 “naïve”\r\n\x85 東京 "
+    result = {"language": "de", "segments": [segment(raw_text)]}
     monkeypatch.setattr(Whisper, "transcribe", lambda *_, **__: result)
-    notebook()
+    run_notebook()
     assert (tmp_path / "transcriptions.txt").read_bytes() == "Grüße, “naïve” 東京\n".encode() * 2
+
+
+@pytest.mark.slow
+def test_messages_about_one_file_use_the_singular(tmp_path, run_notebook, synthesize, monkeypatch):
+    synthesize(tmp_path / "audio" / "1.wav", "One.")
+    result = {"language": "en", "segments": [segment(" One.")]}
+    monkeypatch.setattr(Whisper, "transcribe", lambda *_, **__: result)
+    out = run_notebook().out
+    assert "\n1 file, 0.00 hours, in " in out and "\n0 of 1 file already transcribed\n" in out
+    assert "\nleft out 0 of 1 segment\n" in out and "\n1 word (en) from 0.0 minutes of audio, one line per file" in out
+
+
+@pytest.mark.parametrize("number, text", [(0, "0 files"), (1, "1 file"), (2, "2 files"), (1000, "1,000 files")])
+def test_count_uses_the_singular_for_one_only(definitions, number, text):
+    assert definitions.count(number, "file") == text
 
 
 # -----------------------------------------------------------------------------
@@ -406,7 +441,7 @@ def test_text_is_utf8_with_one_line_a_file_whatever_whisper_puts_into_it(tmp_pat
 
 
 def segment(text, start=0.0, no_speech_prob=0.02, avg_logprob=-0.2, compression_ratio=1.4, temperature=0.0):
-    """A segment with the figures of good speech, but for those given."""
+    """A segment with the scores of clear speech, except those given."""
     return {"start": start, "end": start + 2.0, "text": text, **{k: v for k, v in locals().items() if "_" in k}} | {
         "temperature": temperature
     }
@@ -425,31 +460,31 @@ PROSE = [
 ]
 
 
-def test_prose_is_left_alone(parts):
-    kept, faulty = parts.sift([segment(text) for text in PROSE])
-    assert faulty == [] and [s["text"] for s in kept] == PROSE
+def test_cleaning_keeps_prose(definitions):
+    kept, rejected = definitions.filter_segments([segment(text) for text in PROSE])
+    assert rejected == [] and [s["text"] for s in kept] == PROSE
 
 
 @pytest.mark.parametrize(
-    "what, text, figures",
+    "reason, text, scores",
     [
         ("silence", " I'll be right back.", {"no_speech_prob": 0.88, "avg_logprob": -0.38}),
         ("silence", " You", {"no_speech_prob": 0.7, "avg_logprob": -0.9}),
-        ("guess", " Bermuda bananas vex Ptolemy.", {"avg_logprob": -1.3}),
+        ("low confidence", " Bermuda bananas vex Ptolemy.", {"avg_logprob": -1.3}),
         ("loop", " I went home and", {"compression_ratio": 5.0}),
         ("loop", " and so he said" * 12, {}),
         ("loop", "ありがとう" * 20, {}),
-        ("phantom", " Thanks for watching!", {}),
-        ("phantom", " Subtitles by the Amara.org community", {}),
-        ("phantom", " Untertitelung des ZDF, 2020", {}),
-        ("phantom", " [Music]", {}),
-        ("phantom", " ♪♪", {}),
-        ("phantom", " ...", {}),
+        ("boilerplate", " Thanks for watching!", {}),
+        ("boilerplate", " Subtitles by the Amara.org community", {}),
+        ("boilerplate", " Untertitelung des ZDF, 2020", {}),
+        ("boilerplate", " [Music]", {}),
+        ("boilerplate", " ♪♪", {}),
+        ("boilerplate", " ...", {}),
     ],
 )
-def test_known_faults_are_left_out_with_their_reason_and_their_neighbours_stay(parts, what, text, figures):
-    kept, faulty = parts.sift([segment(PROSE[0]), segment(text, **figures), segment(PROSE[-1])])
-    assert [(why, s["text"]) for why, s in faulty] == [(what, text)]
+def test_cleaning_removes_invented_segments_with_a_reason_and_keeps_their_neighbours(definitions, reason, text, scores):
+    kept, rejected = definitions.filter_segments([segment(PROSE[0]), segment(text, **scores), segment(PROSE[-1])])
+    assert [(r, s["text"]) for r, s in rejected] == [(reason, text)]
     assert [s["text"] for s in kept] == [PROSE[0], PROSE[-1]]
 
 
@@ -462,34 +497,38 @@ def test_known_faults_are_left_out_with_their_reason_and_their_neighbours_stay(p
     ],
     ids=["sentence", "in turns", "word"],
 )
-def test_repeated_segments_stay_once(parts, texts, once):
-    kept, faulty = parts.sift([segment(text) for text in texts])
+def test_cleaning_removes_only_the_repetitions_of_a_segment(definitions, texts, once):
+    kept, rejected = definitions.filter_segments([segment(text) for text in texts])
     assert [s["text"] for s in kept] == (once or texts[:2])
-    assert {what for what, _ in faulty} == {"repeated"}
+    assert {reason for reason, _ in rejected} == {"repeated"}
 
 
-def test_what_was_left_out_is_shown_and_can_be_kept_without_transcribing_anew(tmp_path, notebook, speak, heard):
-    speak(tmp_path / "audio" / "1.wav", "One.")
-    speak(tmp_path / "audio" / "2.wav", "Two.")
-    notebook()
+@pytest.mark.slow
+def test_removed_segments_are_shown_and_can_be_kept_without_transcribing_again(
+    tmp_path, run_notebook, synthesize, chunk_seconds
+):
+    synthesize(tmp_path / "audio" / "1.wav", "One.")
+    synthesize(tmp_path / "audio" / "2.wav", "Two.")
+    run_notebook()
     (path,) = (tmp_path / "audio-transcribed").rglob("2.wav.json")
     record = json.loads(path.read_text(encoding="utf-8"))
     record["segments"] += [segment(" Thanks for watching!", 75.5), segment(" Um.", 80, avg_logprob=-2)]
     path.write_text(json.dumps(record), encoding="utf-8")
-    heard.clear()
+    chunk_seconds.clear()
 
-    out = notebook().out
-    assert "2.wav 1:15 phantom: Thanks for watching!\n2.wav 1:20 guess: Um.\nleft out 2 of 4 segments\n" in out
+    out = run_notebook().out
+    rejected = "2.wav 1:15 boilerplate: Thanks for watching!\n2.wav 1:20 low confidence: Um.\n"
+    assert f"{rejected}left out 2 of 4 segments\n" in out
     assert lines(tmp_path / "transcriptions.txt") == [SENTENCE] * 2
-    assert "left out 1 of 4" in notebook(keep="nothing such | THANKS FOR").out
+    assert "left out 1 of 4" in run_notebook(keep="nothing such | THANKS FOR").out
     assert lines(tmp_path / "transcriptions.txt")[1] == SENTENCE + " Thanks for watching!"
-    assert "left out 0 of 4" in notebook(clean=False).out
+    assert "left out 0 of 4" in run_notebook(clean=False).out
     assert lines(tmp_path / "transcriptions.txt")[1] == SENTENCE + " Thanks for watching! Um."
-    assert heard == []
+    assert chunk_seconds == []
 
 
 # -----------------------------------------------------------------------------
-# mistakes, and devices
+# mistakes and devices
 
 
 @pytest.mark.parametrize(
@@ -498,36 +537,37 @@ def test_what_was_left_out_is_shown_and_can_be_kept_without_transcribing_anew(tm
         ({"audio_folder": "audoi"}, r"there is no folder 'audoi' .*: did you mean 'audio'\?"),
         ({"audio_folder": "~/none/such"}, r"there is no folder '~/none/such' \(no 'none' in "),
         ({"audio_folder": " "}, "audio_folder is empty"),
-        ({"audio_folder": "texts"}, r"no audio among the 1 files in .*: it may be \.mp3, "),
+        ({"audio_folder": "texts"}, r"no audio in .* \(1 other file\): it may be \.mp3, "),
         ({"model": "tubro"}, r"model 'tubro' is unknown: did you mean 'turbo'\?"),
         ({"model": "audio/1.wav"}, "cannot load the model 'audio/1.wav': "),
         ({"language": "englsh"}, r"language 'englsh' is unknown: did you mean 'english'\?"),
-        ({"model": "base.en", "language": "de"}, "model 'base.en' knows English only, not 'de': choose 'base'"),
+        ({"model": "base.en", "language": "de"}, "model 'base.en' understands only English, not 'de': choose 'base'"),
         ({"output": "texts"}, "output 'texts' is a folder"),
         ({"output": "texts/1.txt/out.txt"}, "output: cannot make the folder "),
         ({"results_folder": "texts/1.txt"}, "results_folder: cannot make the folder "),
     ],
 )
-def test_a_mistaken_setting_ends_in_one_line_before_anything_is_transcribed(
-    tmp_path, notebook, heard, monkeypatch, settings, message
+def test_a_mistaken_setting_gives_a_one_line_error_before_anything_is_transcribed(
+    tmp_path, run_notebook, chunk_seconds, monkeypatch, settings, message
 ):
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("audio/1.wav", "texts/1.txt"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_bytes(b"?")
     with pytest.raises(Exception, match=f"^{message}") as mistake:
-        notebook(**settings)
+        run_notebook(**settings)
     assert mistake.value._render_traceback_() == [f"error: {mistake.value}"] and "\n" not in str(mistake.value)
-    assert heard == []
+    assert chunk_seconds == []
 
 
-def test_without_ffmpeg_the_fix_is_named(notebook, monkeypatch, tmp_path):
+def test_missing_ffmpeg_gives_an_error_that_says_how_to_install_it(run_notebook, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(Exception, match="^there is no ffmpeg on the PATH.*apt install ffmpeg.*brew.*winget"):
-        notebook()
+    message = "^ffmpeg, which reads the audio, is not on the PATH: .*apt install ffmpeg.*brew.*winget"
+    with pytest.raises(Exception, match=message):
+        run_notebook()
 
 
-def test_a_missing_package_is_installed_and_a_failure_is_one_line(parts, monkeypatch):
+def test_a_missing_package_is_installed_and_a_failure_gives_a_one_line_error(definitions, monkeypatch):
     calls = []
 
     def pip(command, **_):
@@ -535,58 +575,60 @@ def test_a_missing_package_is_installed_and_a_failure_is_one_line(parts, monkeyp
         return types.SimpleNamespace(returncode=len(calls) - 1, stderr="WARNING: slow\nERROR: no network\n")
 
     monkeypatch.setattr(subprocess, "run", pip)
-    parts.install("tqdm==0.0.1")  # is there
+    definitions.install("tqdm==0.0.1")  # installed, in another version
     assert calls == []
-    parts.install("no-such-package==1.2")
+    definitions.install("no-such-package==1.2")
     assert calls == [[sys.executable, "-m", "pip", "install", "-q", "no-such-package==1.2"]]
-    with pytest.raises(parts.UserError, match="^pip cannot install no-such-package==1.2: ERROR: no network$"):
-        parts.install("no-such-package==1.2")
+    with pytest.raises(definitions.UserError, match="^pip cannot install no-such-package==1.2: ERROR: no network$"):
+        definitions.install("no-such-package==1.2")
 
 
-def test_no_text_at_all_is_an_error_and_keeps_the_earlier_text(tmp_path, notebook):
+@pytest.mark.slow
+def test_no_text_at_all_is_an_error_and_keeps_the_earlier_text(tmp_path, run_notebook):
     (tmp_path / "audio").mkdir()
     (tmp_path / "audio" / "1.mp3").write_bytes(b"?")
     (tmp_path / "transcriptions.txt").write_text("earlier\n", encoding="utf-8")
-    with pytest.raises(Exception, match="^no text in any of the 1 files"):
-        notebook()
+    with pytest.raises(Exception, match="^no text from 1 file: "):
+        run_notebook()
     assert lines(tmp_path / "transcriptions.txt") == ["earlier"]
 
 
-def test_an_apple_gpu_is_left_alone_where_whisper_does_not_work_on_it(parts, checkpoint, monkeypatch, capsys):
+def test_the_cpu_is_used_if_whisper_fails_on_the_apple_gpu(definitions, checkpoint, monkeypatch, capsys):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     net = whisper.load_model(str(checkpoint), "cpu")
-    assert parts.choose_device(net) is False and net.device.type == "cpu"  # there is none here, so that it fails
-    assert "not on Apple's GPU" in capsys.readouterr().out
+    # there is no MPS here, so moving the model to it fails
+    assert definitions.choose_device(net) is False and net.device.type == "cpu"
+    assert "cannot use the Apple GPU" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("wrong", [0.0, 1.0, float("nan")])
-def test_an_apple_gpu_is_taken_if_it_gives_what_the_cpu_gives(parts, checkpoint, monkeypatch, wrong):
+def test_an_apple_gpu_is_used_only_if_it_agrees_with_the_cpu(definitions, checkpoint, monkeypatch, wrong):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    devices, trial = [], parts.trial
+    devices, compute_logits = [], definitions.logits_for_noise
 
     def mps_is_the_cpu(net, device, fp16):
         devices.append((device, fp16))
-        return trial(net, "cpu", fp16) + (wrong if device == "mps" else 0.0)
+        return compute_logits(net, "cpu", fp16) + (wrong if device == "mps" else 0.0)
 
-    monkeypatch.setitem(parts.names, "trial", mps_is_the_cpu)
+    monkeypatch.setitem(definitions.names, "logits_for_noise", mps_is_the_cpu)
     net = whisper.load_model(str(checkpoint), "cpu")
     moved = []
     monkeypatch.setattr(net, "to", lambda *to: moved.append(to) or net)
-    assert parts.choose_device(net) is False and devices == [("cpu", False), ("mps", False)]
+    assert definitions.choose_device(net) is False and devices == [("cpu", False), ("mps", False)]
     assert (("cpu",) == moved[-1]) and len(moved) == (2 if wrong == 0.0 else 3)
 
 
 @pytest.mark.parametrize("logit, fp16", [(1.0, True), (float("nan"), False)])
-def test_a_cuda_gpu_computes_in_float16_unless_it_makes_nan_of_it(parts, monkeypatch, logit, fp16):
+def test_a_cuda_gpu_uses_float16_unless_it_gives_nan(definitions, monkeypatch, logit, fp16):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setitem(parts.names, "trial", lambda net, device, fp16: torch.tensor([logit]))
-    assert parts.choose_device(None) is fp16
+    monkeypatch.setitem(definitions.names, "logits_for_noise", lambda net, device, fp16: torch.tensor([logit]))
+    assert definitions.choose_device(None) is fp16
 
 
-def test_on_colab_results_go_to_the_drive_and_the_files_pane_s_paths_are_understood(tmp_path, parts, monkeypatch):
+def test_on_colab_paths_of_the_files_pane_and_of_the_drive_are_found(tmp_path, definitions, monkeypatch):
     (tmp_path / "drive" / "MyDrive" / "audiobooks").mkdir(parents=True)
-    monkeypatch.setitem(parts.names, "COLAB", True)
-    monkeypatch.setitem(parts.names, "DRIVE", tmp_path / "drive")
+    monkeypatch.setitem(definitions.names, "COLAB", True)
+    monkeypatch.setitem(definitions.names, "DRIVE", tmp_path / "drive")
     monkeypatch.chdir(tmp_path)
-    assert parts.find_folder("audiobooks") == tmp_path / "drive" / "MyDrive" / "audiobooks"
-    assert parts.find_folder(str(tmp_path)[1:]) == tmp_path  # as content/audiobooks is /content/audiobooks
+    assert definitions.find_folder("audiobooks") == tmp_path / "drive" / "MyDrive" / "audiobooks"
+    assert definitions.find_folder(str(tmp_path)[1:]) == tmp_path  # as content/audiobooks means /content/audiobooks
