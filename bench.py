@@ -131,7 +131,7 @@ def warmed_up_step(network, optimizers, windows, torch_dtype, compiled):
     scaler = torch.amp.GradScaler(windows.device.type, enabled=torch_dtype == torch.float16)
     network = torch.compile(network) if compiled else network
     batches = [lambda: (windows[:, :-1], windows[:, 1:])]
-    step = partial(train_step, network, optimizers, scaler, autocast, batches)
+    step = partial(train_step, network, optimizers, scaler, autocast, batches, 1)
     for _ in range(3):
         step()
     return step

@@ -1,13 +1,16 @@
 """
-What a run leaves on the disk, and how another takes it up: checkpoints are written, read, checked, resumed, set aside.
+What a run leaves on the disk, and how another takes it up: checkpoints are written, read, checked, resumed, set aside,
+and the folder is locked meanwhile.
 
 out_dir/ckpt.pt is what sample.py reads, out_dir/last.pt the newest state, from which a run resumes. Both have nanoGPT's
 keys and our own. Whatever a file contains, reading it runs no program.
 """
 
 import contextlib
+import errno
 import math
 import os
+import platform
 import shutil
 import warnings
 import zipfile
@@ -15,7 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
-from configurator import RANK, UserError, check_installed, data_folder, first_line, replacing
+from configurator import UserError, at_end, check_installed, close_on_disk, data_folder, first_line, replace, replacing
 from model import GPT, GPT2_VOCAB
 from pretrained import PRETRAINED
 from report import say
@@ -34,7 +37,10 @@ KEYS = {  # what a checkpoint holds: nanoGPT's keys, and our own
     "scaler": dict,
     "wandb": str,  # the id of the run there
     "seconds": float,  # of training so far
+    "tokens": int,  # trained on so far
+    "evaluated_on": str,  # the windows that best_val_loss was measured on
 }
+RUN_FILES = ("ckpt.pt", "last.pt", "log.jsonl", "loss.png")  # what a run leaves in its folder
 
 
 @dataclass
@@ -49,6 +55,8 @@ class TrainingState:
     iter_num: int = 0  # updates made so far
     best_val_loss: float = math.inf
     seconds: float = 0.0  # of training so far
+    tokens: int = 0  # trained on so far
+    evaluated_on: str = ""  # the windows that best_val_loss was measured on
     wandb_id: str | None = None
 
     def to_checkpoint(self):
@@ -63,6 +71,8 @@ class TrainingState:
             "meta": self.meta,
             "scaler": self.scaler.state_dict(),
             "seconds": self.seconds,
+            "tokens": self.tokens,
+            "evaluated_on": self.evaluated_on,
             **({"wandb": self.wandb_id} if self.wandb_id else {}),
         }
 
@@ -74,6 +84,30 @@ class TrainingState:
             self.scaler.load_state_dict(checkpoint["scaler"])
         self.iter_num, self.best_val_loss = checkpoint["iter_num"], float(checkpoint["best_val_loss"])
         self.seconds, self.wandb_id = checkpoint.get("seconds", 0.0), checkpoint.get("wandb")
+        self.tokens = checkpoint.get("tokens", self.iter_num * tokens_per_iter(checkpoint.get("config", {})))
+        # a checkpoint of nanoGPT's does not say what it was evaluated on: its options must do
+        saved, names = checkpoint.get("config", {}), ("dataset", "eval_iters", "batch_size", "block_size")
+        unchanged = all(saved.get(name) == self.config[name] for name in names)
+        self.evaluated_on = checkpoint.get("evaluated_on", "" if unchanged else "other windows")
+
+    def compare_losses(self, windows):
+        """Have best_val_loss count only if it was measured on these windows, of which a text tells."""
+        if self.evaluated_on not in ("", windows) and self.best_val_loss < math.inf:
+            say("the best validation loss begins anew: the one so far was measured on other windows")
+            self.best_val_loss = math.inf
+        self.evaluated_on = windows
+
+    def gather(self):
+        """Bring the optimizers' whole states to the first process, where they are sharded. All processes call it."""
+        for optimizer in self.optimizers:
+            if hasattr(optimizer, "consolidate_state_dict"):  # ZeroRedundancyOptimizer
+                optimizer.consolidate_state_dict()
+
+
+def tokens_per_iter(config):
+    """The tokens that an iteration trains on by these options, from a checkpoint that may be damaged; else 0."""
+    sizes = [config.get(name) for name in ("gradient_accumulation_steps", "batch_size", "block_size")]
+    return math.prod(sizes) if all(type(size) is int for size in sizes) else 0
 
 
 # -----------------------------------------------------------------------------
@@ -94,17 +128,11 @@ def check_writable(folder):
 
 def save_checkpoint(folder, state, is_best):
     """Write a TrainingState to last.pt, and if `is_best` to ckpt.pt too. Whatever interrupts it, both stay whole."""
-    for optimizer in state.optimizers:
-        if hasattr(optimizer, "consolidate_state_dict"):  # ZeroRedundancyOptimizer: gather it in the first process
-            optimizer.consolidate_state_dict()
-    if RANK != 0:
-        return
     try:
         with replacing(os.path.join(folder, "last.pt")) as f:
             torch.save(state.to_checkpoint(), f)
+            close_on_disk(f)
             if is_best:  # before last.pt: a run killed between the two resumes from the older last.pt and repeats this
-                f.flush()
-                os.fsync(f.fileno())
                 link(f.name, os.path.join(folder, "ckpt.pt"))
     except RuntimeError as failure:  # torch.save's, for a full disk
         raise UserError(f"cannot write to {folder!r} ({first_line(failure)}): the last checkpoint is kept") from None
@@ -116,7 +144,7 @@ def link(source, target):
         os.remove(f"{target}.tmp")
     try:
         os.link(source, f"{target}.tmp")
-        os.replace(f"{target}.tmp", target)
+        replace(f"{target}.tmp", target)
     except OSError:
         with contextlib.suppress(FileNotFoundError):  # else, being linked, it would empty the source as it is opened
             os.remove(f"{target}.tmp")
@@ -124,20 +152,83 @@ def link(source, target):
             shutil.copyfileobj(original, f)
 
 
+def earlier_files(folder):
+    """The names of an earlier run's files in a folder."""
+    return [name for name in RUN_FILES if os.path.exists(os.path.join(folder, name))]
+
+
 def set_aside(folder):
     """Move an earlier run's files into a folder of their own, so that a new run overwrites nothing."""
-    names = ("ckpt.pt", "last.pt", "log.jsonl", "loss.png")
-    files = [name for name in names if os.path.exists(os.path.join(folder, name))]
-    if not files:
-        return
     number = 1
     while os.path.exists(os.path.join(folder, f"earlier-{number}")):
         number += 1
     aside = os.path.join(folder, f"earlier-{number}")
     os.mkdir(aside)
-    for name in files:
-        os.replace(os.path.join(folder, name), os.path.join(aside, name))
-    say(f"moved an earlier run to {aside} (to go on with it instead: --init_from=resume)")
+    for name in earlier_files(folder):
+        replace(os.path.join(folder, name), os.path.join(aside, name))
+    say(f"moved an earlier run to {aside} (to go on with it: --out_dir={aside} --init_from=resume)")
+
+
+def earlier_run(folder):
+    """A hint at the newest run that was set aside in a folder, for an error message; empty without one."""
+    asides = [name for name in os.listdir(folder) if name.startswith("earlier-")] if os.path.isdir(folder) else []
+    asides = [os.path.join(folder, name) for name in asides if earlier_files(os.path.join(folder, name))]
+    return f"; an earlier run is in --out_dir={max(asides, key=os.path.getmtime)}" if asides else ""
+
+
+def lock(folder):
+    """
+    Let no other run write to a folder until this one ends, however it ends. Raises UserError, which names the process
+    that holds the lock. Where the file system has no locks, a note says so.
+    """
+    path = os.path.join(folder, "lock")
+    try:
+        f = open(path, "a+", encoding="utf-8")
+        lock_file(f)
+    except BlockingIOError:
+        f.seek(0)
+        holder = f.read(200).strip() or "another process"
+        raise UserError(
+            f"--out_dir={folder} is in use by {holder}: wait until it ends, stop it, or name another folder"
+        ) from None
+    except OSError as failure:
+        say(f"note: {folder} cannot be locked ({failure.strerror}): start no second run in it")
+        return
+    if not os.path.exists(path) or not os.path.samestat(os.stat(path), os.fstat(f.fileno())):
+        f.close()  # the run that held it has just ended and removed the file
+        return lock(folder)
+    f.truncate(0)
+    f.write(f"process {os.getpid()} on {platform.node()}\n")
+    f.flush()
+    at_end.callback(unlock, f)
+
+
+def lock_file(f):
+    """Lock an open file for as long as it stays open. Raises BlockingIOError if another process has locked it."""
+    if os.name == "nt":
+        import msvcrt
+
+        f.seek(2**20)  # beyond the text, which others may read
+        try:
+            msvcrt.locking(f.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            raise BlockingIOError from None
+    else:
+        import fcntl
+
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as failure:
+            raise BlockingIOError if failure.errno in (errno.EACCES, errno.EAGAIN) else failure from None
+
+
+def unlock(f):
+    """Remove a lock's file, and close it."""
+    with contextlib.suppress(OSError):
+        if os.name == "nt":
+            f.close()  # Windows removes no open file
+        os.remove(f.name)
+    f.close()
 
 
 # -----------------------------------------------------------------------------
@@ -152,9 +243,8 @@ def load_checkpoint(path):
             check_sums(path)
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(
-            f"there is no checkpoint {path!r}: train a model first, or name its folder with --out_dir"
-        ) from None
+        advice = f"train a model first, or name its folder with --out_dir{earlier_run(os.path.dirname(path))}"
+        raise UserError(f"there is no checkpoint {path!r}: {advice}") from None
     except Exception as failure:  # a damaged file can raise almost anything
         raise UserError(f"cannot read the checkpoint {path!r}: it is damaged or none ({first_line(failure)})") from None
     found = checkpoint if isinstance(checkpoint, dict) else {}

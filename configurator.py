@@ -28,6 +28,9 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 RANK, WORLD_SIZE = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
+at_end = contextlib.ExitStack()  # what `run` does when main() ends, however it ends: at_end.callback(function)
+
+
 class UserError(Exception):
     """A mistake that the user can mend. `run` shows it as one line, without a traceback."""
 
@@ -38,7 +41,8 @@ class UserError(Exception):
 def run(main):
     """Call `main()`. A UserError, or too little memory, ends the process with one `error:` line and status 2."""
     try:
-        main()
+        with at_end:
+            main()
     except UserError as mistake:
         if int(os.environ.get("LOCAL_RANK", 0)) > 0:
             # The first process may be showing the same mistake. torchrun then sends SIGTERM to the others: wait for it.
@@ -276,12 +280,10 @@ def replacing_all(paths):
         yield files
         for path, f in zip(paths, files):
             failed = repr(path)
-            f.flush()
-            os.fsync(f.fileno())
-            f.close()  # Windows moves no open file
+            close_on_disk(f)
         for path in paths:
             failed = repr(path)
-            os.replace(f"{path}.tmp", path)
+            replace(f"{path}.tmp", path)
     except BaseException as failure:
         for f in files:
             with contextlib.suppress(OSError):
@@ -291,3 +293,21 @@ def replacing_all(paths):
         if isinstance(failure, OSError):
             raise UserError(f"cannot write {failed}: {failure.strerror}") from None
         raise
+
+
+def close_on_disk(f):
+    """Close a file once its data is on the disk. Windows neither moves nor links an open file."""
+    if not f.closed:
+        f.flush()
+        os.fsync(f.fileno())
+        f.close()
+
+
+def replace(source, target):
+    """os.replace, tried again for two seconds: Windows refuses while another program reads the target."""
+    for wait in (0.1, 0.3, 0.6, 1.0):
+        try:
+            return os.replace(source, target)
+        except PermissionError:
+            time.sleep(wait)
+    os.replace(source, target)

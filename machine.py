@@ -16,7 +16,7 @@ import time
 import torch
 import torch.distributed as dist
 
-from configurator import RANK, WORLD_SIZE, UserError
+from configurator import RANK, WORLD_SIZE, UserError, at_end
 
 # -----------------------------------------------------------------------------
 # device
@@ -180,23 +180,30 @@ def all_reduce(tensor, group=None, op=dist.ReduceOp.SUM):
 
 
 def catch_signals():
-    """A list that receives the number of a first Ctrl-C or SIGTERM; a second one ends the process at once."""
+    """
+    A list that receives the number of a first Ctrl-C, SIGTERM or SIGHUP (a closed terminal, a lost connection). A
+    second one ends the process at once. A signal that is ignored, as SIGHUP under nohup, stays so.
+    """
     caught, first = [], 0.0
 
     def note(number, frame):
         nonlocal first
-        # torchrun passes on the Ctrl-C that the terminal has sent to all processes: that is not a second one
-        if caught and not (WORLD_SIZE > 1 and time.monotonic() < first + 5):
+        # One event may come twice: a Ctrl-C from the terminal and through torchrun, a SIGHUP from terminal and shell.
+        repeats = WORLD_SIZE > 1 or number == getattr(signal, "SIGHUP", None)
+        if caught and not (repeats and time.monotonic() < first + 5):
             os._exit(128 + number)
         if not caught:
             first = time.monotonic()
             caught.append(number)
             clear = b"\r\x1b[K" if os.isatty(2) else b""  # the ^C that the terminal echoed behind the progress bar
             line = clear + b"finishing the iteration, then saving (once more: quit at once)\n"
-            os.write(2, line if RANK == 0 else b"")
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                os.write(2, line if RANK == 0 else b"")
 
-    signal.signal(signal.SIGINT, note)
-    signal.signal(signal.SIGTERM, note)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number and signal.getsignal(number) != signal.SIG_IGN:
+            at_end.callback(signal.signal, number, signal.signal(number, note))
     return caught
 
 

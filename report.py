@@ -15,11 +15,12 @@ from tqdm import tqdm
 from configurator import RANK, UserError, first_line, replacing
 
 
-def say(line):
-    """Print a line, above the progress bar if there is one."""
+def say(line, file=None):
+    """Print a line, above the progress bar if there is one. A training goes on where its console is closed or full."""
     if RANK == 0:
-        tqdm.write(line)
-        sys.stdout.flush()
+        with contextlib.suppress(OSError, ValueError):
+            tqdm.write(line, file=file)
+            (file or sys.stdout).flush()
 
 
 def bits_per_byte(loss, counts):
@@ -31,14 +32,14 @@ class Report:
     """
     Reports a run's evaluations and updates: as lines or on a progress bar, to log.jsonl and to wandb.
 
-    state: the run's TrainingState; log_file, wandb_run: where the figures go too, None for nowhere;
-    peak_flops: the device's peak in floating point operations a second, None if unknown.
+    state: the run's TrainingState; wandb_run: its run there, or None; peak_flops: what all devices together do at most
+    in floating point operations a second, None if unknown. Figures wait in memory until `start_log` is called.
     """
 
-    def __init__(self, state, max_iters, tokens_per_iter, peak_flops, log_file, wandb_run):
+    def __init__(self, state, max_iters, tokens_per_iter, peak_flops, wandb_run):
         self.state, self.max_iters = state, max_iters
         self.tokens_per_iter, self.peak_flops = tokens_per_iter, peak_flops
-        self.log_file, self.wandb_run = log_file, wandb_run
+        self.log_file, self.unwritten, self.wandb_run = None, [], wandb_run
         self.samples = []  # the rows of wandb's table
         self.reported_iters, self.reported_seconds = state.iter_num, state.seconds
         self.on_terminal = sys.stdout.isatty() and sys.stderr.isatty()
@@ -66,29 +67,37 @@ class Report:
         dt = (seconds - self.reported_seconds) / (iter_num - self.reported_iters)
         self.reported_iters, self.reported_seconds = iter_num, seconds
         speed = self.tokens_per_iter / dt
-        # -1 is nanoGPT's "unknown"
-        mfu = speed * state.model.flops_per_token() / self.peak_flops if self.peak_flops else -1.0
+        mfu = speed * state.model.flops_per_token() / self.peak_flops if self.peak_flops else None
         if self.on_terminal:
             self.bar.set_postfix_str(f"loss {loss:.4f}, {speed:,.0f} tok/s", refresh=False)
         else:
+            share = f" mfu {mfu * 100:.2f}%," if mfu else ""
             left = tqdm.format_interval(dt * (self.max_iters - iter_num))
             say(
-                f"iter {state.iter_num}: loss {loss:.4f}, time {dt * 1000:.2f}ms, mfu {mfu * 100:.2f}%, lr {lr:.2e}, "
+                f"iter {state.iter_num}: loss {loss:.4f}, time {dt * 1000:.2f}ms,{share} lr {lr:.2e}, "
                 f"norm {norm:.2f}, {speed:,.0f} tok/s, {left} left"
             )
         figures = {"loss": float(loss), "lr": lr, "grad_norm": float(norm), "ms": dt * 1000, "tokens_per_s": speed}
-        self.log(figures | ({"mfu": mfu} if self.peak_flops else {}))
+        self.log(figures | ({"mfu": mfu} if mfu else {}))
+
+    def advance(self):
+        """Move the progress bar on by an update."""
+        with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
+            self.bar.update()
+
+    def close_bar(self):
+        with contextlib.suppress(OSError, ValueError):
+            self.bar.close()
 
     def log(self, figures):
         """Write figures to log.jsonl and to wandb. Raises UserError if the disk is full."""
+        if RANK != 0:
+            return
         state = self.state
-        progress = {"iter": state.iter_num, "tokens": state.iter_num * self.tokens_per_iter}
-        figures = {**progress, "seconds": round(state.seconds, 3), **figures}
-        if self.log_file:
-            try:
-                self.log_file.write(json.dumps(figures) + "\n")
-            except OSError as failure:
-                raise UserError(f"cannot write {self.log_file.name!r}: {failure.strerror}") from None
+        progress = {"iter": state.iter_num, "tokens": state.tokens, "seconds": round(state.seconds, 3)}
+        figures = {**progress, **figures}
+        self.unwritten.append(json.dumps(figures) + "\n")
+        self.write_log()
         if self.wandb_run:
             if "sample" in figures:
                 import wandb
@@ -96,6 +105,19 @@ class Report:
                 self.samples.append([state.iter_num, figures["sample"]])
                 figures["sample"] = wandb.Table(["iter", "sample"], self.samples)
             self.wandb_run.log(figures, step=state.iter_num)
+
+    def start_log(self, path, iter_num):
+        """Write the figures so far, and those to come, to a log.jsonl; see open_log."""
+        self.log_file = open_log(path, iter_num)
+        self.write_log()
+
+    def write_log(self):
+        if self.log_file:
+            try:
+                self.log_file.writelines(self.unwritten)
+                self.unwritten = []
+            except OSError as failure:
+                raise UserError(f"cannot write {self.log_file.name!r}: {failure.strerror}") from None
 
     def close(self):
         """The end of a run that was not interrupted."""

@@ -15,21 +15,23 @@ from configurator import RANK, WORLD_SIZE, UserError, configure, data_folder, fi
 import contextlib
 import math
 import os
+import shlex
 import sys
 import time
+import zlib
 from functools import partial
 
 import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from checkpoint import TrainingState, check_init_from, check_resumable, check_writable, find_newest, load_newest
-from checkpoint import load_pretrained, save_checkpoint, set_aside
+from checkpoint import TrainingState, check_init_from, check_resumable, check_writable, earlier_files, earlier_run
+from checkpoint import find_newest, load_newest, load_pretrained, lock, save_checkpoint, set_aside
 from machine import all_reduce, catch_signals, estimated_hours, join_processes, peak_flops, resolve_device
 from machine import set_up_torch, signal_in_any_process
 from model import GPT, GPTConfig
 from plot import plot_losses
-from report import Report, advise, open_log, read_log, say, start_wandb, summarize
+from report import Report, advise, read_log, say, start_wandb, summarize
 from tokenizer import make_tokenizer, read_meta
 
 # -----------------------------------------------------------------------------
@@ -98,11 +100,10 @@ def check_options():
         raise UserError(f"--optimizer={optimizer} is unknown: it may be adamw or muon")
     if backend not in ("auto", "nccl", "gloo"):
         raise UserError(f"--backend={backend} is unknown: it may be auto, nccl or gloo")
-    if gradient_accumulation_steps % WORLD_SIZE:
-        less = gradient_accumulation_steps // WORLD_SIZE * WORLD_SIZE
+    if gradient_accumulation_steps < WORLD_SIZE:
         raise UserError(
-            f"{WORLD_SIZE} processes cannot share --gradient_accumulation_steps={gradient_accumulation_steps} evenly: "
-            f"{f'{less} or ' if less else ''}{less + WORLD_SIZE} would do"
+            f"{WORLD_SIZE} processes cannot share --gradient_accumulation_steps={gradient_accumulation_steps}: it "
+            f"should be at least {WORLD_SIZE}, a micro-batch for each process"
         )
     check_init_from(init_from, "scratch", "resume", "auto")
 
@@ -115,7 +116,8 @@ def starting_state(config, meta, torch_device, torch_dtype):
     """The TrainingState that a run begins with, and whether it is an earlier run's. Completes the sizes in `config`."""
     path = find_newest(out_dir) if init_from in ("resume", "auto") else None
     if init_from == "resume" and not path:
-        raise UserError(f"--init_from=resume: there is no last.pt or ckpt.pt in {out_dir!r}; try --init_from=scratch")
+        none = f"there is no last.pt or ckpt.pt in {out_dir!r}"
+        raise UserError(f"--init_from=resume: {none}; try --init_from=scratch{earlier_run(out_dir)}")
     if path:
         model, checkpoint = load_newest(path, dropout)
         check_resumable(checkpoint, config, meta, path)
@@ -133,7 +135,18 @@ def starting_state(config, meta, torch_device, torch_dtype):
     state = TrainingState(model, optimizers, scaler, config, meta)
     if checkpoint:
         state.restore(checkpoint, path)
+        check_learning_rate(state.iter_num)
     return state, bool(path)
+
+
+def check_learning_rate(iter_num):
+    """Raise UserError where a resumed run would learn nothing at a rate of 0; say where its rate stays lowest."""
+    if not decay_lr or not lr_decay_iters <= iter_num < max_iters:
+        return
+    longer = f"{shlex.join(['python', *sys.argv])} --lr_decay_iters={max_iters}"
+    if min_lr == 0:
+        raise UserError(f"from iteration {lr_decay_iters} on the learning rate is 0, and nothing is learned: {longer}")
+    say(f"note: from iteration {lr_decay_iters} on the learning rate stays at {min_lr:g}; to decay it later: {longer}")
 
 
 def starting_model(meta):
@@ -233,6 +246,15 @@ def evaluation_batches(data, sizes, torch_device):
         yield get_batch(data, starts[i : i + batch_size], sizes, torch_device)
 
 
+def evaluation_windows(data, sizes):
+    """A text that stands for the windows a split is evaluated on: two losses compare only if theirs are the same."""
+    starts = evaluation_starts(len(data), sizes.block_size, eval_iters * batch_size)
+    checksum = 0
+    for i in starts:
+        checksum = zlib.crc32(data[i : i + sizes.block_size + 1].tobytes(), checksum)
+    return f"{len(starts)} x {sizes.block_size}: {checksum:08x}"
+
+
 def evaluation_starts(tokens, T, at_most):
     """Where the windows of an evaluation begin: spread evenly over the split, or covering it all if it is small."""
     covering = math.ceil((tokens - 1) / T)
@@ -257,12 +279,15 @@ def learning_rate_at(iter_num):
     return min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (learning_rate - min_lr)
 
 
-def train_step(model, optimizers, scaler, autocast, batches):
+def train_step(model, optimizers, scaler, autocast, batches, micro_batches):
     """
-    One update, from a list of functions that each draw a micro-batch (x, y). Returns the mean loss and the norm of the
-    gradient before clipping, as tensors, so that nothing waits for the device until they are read.
+    One update, from a list of functions that each draw a micro-batch (x, y): this process's share of an iteration's
+    `micro_batches`. Returns the mean loss and the norm of the gradient before clipping, as tensors, so that nothing
+    waits for the device until they are read.
     """
     loss_sum = 0.0
+    # the mean over processes of such losses is the mean over all micro-batches, however unevenly they are shared
+    per_process = micro_batches / WORLD_SIZE
     for i, draw in enumerate(batches):
         x, y = draw()
         # the processes average their gradients once, after the last micro-batch
@@ -270,7 +295,7 @@ def train_step(model, optimizers, scaler, autocast, batches):
         with model.no_sync() if accumulating else contextlib.nullcontext():
             with autocast:
                 _, loss = model(x, y)
-            scaler.scale(loss / len(batches)).backward()
+            scaler.scale(loss / per_process).backward()
         loss_sum = loss_sum + loss.detach()
     for o in optimizers:
         scaler.unscale_(o)
@@ -279,7 +304,7 @@ def train_step(model, optimizers, scaler, autocast, batches):
         scaler.step(o)
         o.zero_grad(set_to_none=True)
     scaler.update()
-    return all_reduce(loss_sum / len(batches)) / WORLD_SIZE, norm
+    return all_reduce(loss_sum / per_process) / WORLD_SIZE, norm
 
 
 @torch.no_grad()
@@ -338,16 +363,31 @@ def parallelized(model, torch_device, compiled):
 
 
 def start_report(state, resumed, tokens_per_iter, torch_device):
-    """The run's Report. A new run first moves an earlier one's files aside."""
-    wandb_run = log_file = None
+    """The run's Report. Its log is opened now, or where an earlier run's files are in the way, at the first `save`."""
+    wandb_run = None
     if RANK == 0 and wandb_log:
         wandb_run = start_wandb(wandb_project, wandb_run_name, state.config, out_dir, state.wandb_id)
         state.wandb_id = wandb_run.id
-    if RANK == 0 and not eval_only:
-        if not resumed:
-            set_aside(out_dir)
-        log_file = open_log(os.path.join(out_dir, "log.jsonl"), state.iter_num)
-    return Report(state, max_iters, tokens_per_iter, peak_flops(torch_device), log_file, wandb_run)
+    peak = peak_flops(torch_device)
+    report = Report(state, max_iters, tokens_per_iter, peak * WORLD_SIZE if peak else None, wandb_run)
+    if RANK == 0 and not eval_only and (resumed or not earlier_files(out_dir)):
+        report.start_log(os.path.join(out_dir, "log.jsonl"), state.iter_num)
+    return report
+
+
+def save(state, report, is_best):
+    """
+    Save the state. A new run leaves an earlier one's files in place until it has made an update of its own, and then
+    moves them aside. Of several processes the first one saves. Returns whether anything was saved.
+    """
+    state.gather()
+    if RANK != 0 or eval_only or not report.log_file and state.iter_num == 0:
+        return False
+    if not report.log_file:
+        set_aside(out_dir)
+        report.start_log(os.path.join(out_dir, "log.jsonl"), 0)
+    save_checkpoint(out_dir, state, is_best)
+    return True
 
 
 def introduce(state, data, tokens_per_iter, torch_device, torch_dtype, compiled):
@@ -355,6 +395,14 @@ def introduce(state, data, tokens_per_iter, torch_device, torch_dtype, compiled)
     model, train, val = state.model, len(data["train"]), len(data["val"])
     say(f"{model.num_params() / 1e6:.2f}M parameters on {torch_device}, {torch_dtype}, compile={compiled}")
     say(f"tokens: {train:,} to train on, {val:,} to validate, {tokens_per_iter:,} an iteration")
+    total, uneven = gradient_accumulation_steps, gradient_accumulation_steps % WORLD_SIZE
+    if uneven:
+        more = total - uneven + WORLD_SIZE
+        even = f"--gradient_accumulation_steps={total - uneven} or {more}"
+        say(
+            f"note: {WORLD_SIZE} processes share {total} micro-batches unevenly: {even} would train on "
+            f"{more / total:.2f} times as many tokens a second"
+        )
     if not eval_only:
         tokens_seen = max(max_iters - state.iter_num, 0) * tokens_per_iter
         hours = estimated_hours(tokens_seen * model.flops_per_token() / WORLD_SIZE, torch_device, torch_dtype)
@@ -383,6 +431,8 @@ def main():
     autocast = torch.autocast(torch_device.type, torch_dtype, enabled=torch_dtype != torch.float32)
     if RANK == 0:
         check_writable(out_dir)
+        if not eval_only:
+            lock(out_dir)
 
     # where to start: a new model, GPT-2's weights, or an earlier run's newest state
     meta = read_meta(data_folder(dataset))
@@ -393,8 +443,8 @@ def main():
 
     # the data, and this process's share of the micro-batches, which are numbered over all processes
     data = {split: open_tokens(split, meta, sizes) for split in ("train", "val")}
-    share = gradient_accumulation_steps // WORLD_SIZE
-    micro_batches = range(RANK * share, (RANK + 1) * share)
+    state.compare_losses(evaluation_windows(data["val"], sizes))
+    first, end = (gradient_accumulation_steps * rank // WORLD_SIZE for rank in (RANK, RANK + 1))
     tokens_per_iter = gradient_accumulation_steps * batch_size * sizes.block_size
 
     # what is said
@@ -420,8 +470,7 @@ def main():
             # not at the start: a new model writes noise
             sample = write_sample(state.model, tokenizer, data["val"][:1]) if tokenizer and state.iter_num else None
             report.evaluation(losses, is_best, sample)
-            if not eval_only:
-                save_checkpoint(out_dir, state, is_best or always_save_checkpoint)
+            save(state, report, is_best or always_save_checkpoint)
         if finished:
             break
 
@@ -431,8 +480,8 @@ def main():
         for group in (group for o in state.optimizers for group in o.param_groups):
             group["lr"] = lr
         draw = partial(training_batch, data["train"], sizes, torch_device, state.iter_num)
-        batches = [partial(draw, micro_batch) for micro_batch in micro_batches]
-        loss, norm = train_step(model, state.optimizers, state.scaler, autocast, batches)
+        batches = [partial(draw, micro_batch) for micro_batch in range(first, end)]
+        loss, norm = train_step(model, state.optimizers, state.scaler, autocast, batches, gradient_accumulation_steps)
         unchecked.append((state.iter_num, loss, norm))
         stop = signal_in_any_process(caught, cpu_group)
         reporting = state.iter_num % log_interval == 0
@@ -443,17 +492,17 @@ def main():
         if reporting:
             report.update(loss, lr, norm)
         state.iter_num += 1
-        report.bar.update()
+        state.tokens += tokens_per_iter
+        report.advance()
         if stop:
             break
-    report.bar.close()
+    report.close_bar()
 
     if stop:
         check_finite(unchecked, state.scaler)
-        save_checkpoint(out_dir, state, is_best=False)
-        if RANK == 0:
-            saved = f"stopped before iteration {state.iter_num}, and saved"
-            print(f"{saved}: --init_from=resume goes on from there", file=sys.stderr)
+        saved = save(state, report, is_best=False)
+        then = "saved: --init_from=resume goes on from there" if saved else "there is nothing to save yet"
+        say(f"stopped before iteration {state.iter_num}, and {then}", file=sys.stderr)
         sys.exit(128 + stop)
     report.close()
     if report.log_file:

@@ -1,5 +1,6 @@
 """What the tests share: a copy of the scripts, tiny datasets, and two ways to run a script."""
 
+import errno
 import importlib.util
 import json
 import os
@@ -16,6 +17,37 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import configurator  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def like_windows(monkeypatch):
+    """In this process files behave as on Windows: one that is open, under any name, is not moved, linked or removed."""
+
+    def is_open(path):
+        if os.path.basename(path) == "lock":  # which is removed in another order on Windows
+            return False
+        try:
+            wanted = os.stat(path)
+        except OSError:
+            return False
+        for number in os.listdir("/dev/fd"):
+            try:
+                if os.path.samestat(os.fstat(int(number)), wanted):
+                    return True
+            except OSError:  # the listing's own
+                continue
+        return False
+
+    def refusing(function):
+        def refuse(*paths, **more):
+            if any(map(is_open, paths)):
+                raise PermissionError(errno.EACCES, "it is open, which Windows refuses", str(paths[0]))
+            return function(*paths, **more)
+
+        return refuse
+
+    for name in ("replace", "rename", "remove", "link"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))
 
 
 def status_of(script):

@@ -9,6 +9,7 @@ import errno
 import io
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import random
 import re
@@ -238,6 +239,57 @@ def test_a_float16_run_resumes_with_its_scale_and_leaves_out_steps_that_overflow
     assert after["scaler"]["scale"] < 2.0**50
     assert not torch.equal(after["model"]["lm_head.weight"], before["model"]["lm_head.weight"])
     assert all(weight.isfinite().all() for weight in after["model"].values())
+
+
+# -----------------------------------------------------------------------------
+# two runs in one folder
+
+
+class NoLocks:
+    """Has the file system know no locks."""
+
+    def __call__(self):
+        import fcntl
+
+        def refuse(*given):
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+        fcntl.flock = refuse
+
+
+def test_a_second_run_in_a_folder_is_refused_until_the_first_ends_however_it_ends(start, train, tmp_path):
+    first, lines = start("--max_iters=100000", "--out_dir=out", "--eval_interval=100000")
+    assert any(line.startswith("iter 3:") for line in lines)
+    for init_from in ("scratch", "resume", "auto"):
+        status, out, errors = train("--out_dir=out", f"--init_from={init_from}", "--max_iters=9")
+        assert (status, errors.count("\n")) == (2, 1) and out.splitlines()[:-1] == []
+        assert re.match(f"error: --out_dir=out is in use by process {first.pid} on ", errors)
+    assert train("--out_dir=out", "--init_from=resume", "--eval_only=True")[0] == 0
+    assert not list((tmp_path / "out").glob("earlier-*"))
+    first.kill()
+    first.join()
+    assert train("--out_dir=out", "--init_from=auto", "--max_iters=9")[0] == 0
+    assert load(tmp_path / "out" / "last.pt")["iter_num"] == 9 and not (tmp_path / "out" / "lock").exists()
+
+
+def test_of_twenty_pairs_of_runs_started_at_once_one_is_refused_each_time_and_nothing_is_moved(start, tmp_path):
+    for pair in range(20):
+        runs = [start("--max_iters=100000", f"--out_dir=out-{pair}") for _ in range(2)]
+        refused = multiprocessing.connection.wait([process.sentinel for process, _ in runs], timeout=60)
+        assert len(refused) == 1
+        for process, lines in runs:
+            if process.sentinel in refused:
+                process.join()
+                assert process.exitcode == 2
+            else:
+                assert any(line.startswith("iter 3:") for line in lines)
+                process.kill()
+        assert not list((tmp_path / f"out-{pair}").glob("earlier-*"))
+
+
+def test_where_the_file_system_has_no_locks_a_note_says_so(train):
+    status, out, errors = train("--out_dir=out", "--max_iters=3", before=NoLocks())
+    assert (status, errors) == (0, "") and "note: out cannot be locked" in out
 
 
 # -----------------------------------------------------------------------------

@@ -95,10 +95,27 @@ def test_a_run_of_two_processes_is_resumed_by_one_and_the_reverse(script, torchr
     assert_close(load(tmp_path / "out/last.pt"), load(tmp_path / "whole/last.pt"))
 
 
-def test_micro_batches_that_cannot_be_shared_are_an_error_shown_once_that_names_counts_that_would_do(torchrun):
-    _, errors = finish(torchrun(3, "--gradient_accumulation_steps=40"), status=1)
+def test_three_processes_share_four_micro_batches_with_the_weights_of_one(script, torchrun, tmp_path):
+    assert script("train.py", *TINY, "--out_dir=whole").returncode == 0
+    out, _ = finish(torchrun(3, "--max_iters=7", "--out_dir=out"))
+    note = "3 processes share 4 micro-batches unevenly: --gradient_accumulation_steps=3 or 6 would train on 1.50 times"
+    assert note in out
+    finish(torchrun(2, "--max_iters=13", "--out_dir=out", "--init_from=resume"))
+    finish(torchrun(3, "--max_iters=16", "--out_dir=out", "--init_from=resume"))
+    assert script("train.py", *TINY, "--out_dir=out", "--init_from=resume").returncode == 0
+    assert load(tmp_path / "out/last.pt")["iter_num"] == 20
+    assert_close(load(tmp_path / "out/last.pt"), load(tmp_path / "whole/last.pt"))
+    logs = [(tmp_path / folder / "log.jsonl").read_text(encoding="utf-8").splitlines() for folder in ("out", "whole")]
+    updates = [[figures for figures in map(json.loads, lines) if "loss" in figures] for lines in logs]
+    for figures, expected in zip(*updates, strict=True):
+        assert figures["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+        assert figures["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-3)
+
+
+def test_more_processes_than_micro_batches_are_an_error_shown_once(torchrun):
+    _, errors = finish(torchrun(3, "--gradient_accumulation_steps=2"), status=1)
     mistakes = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert len(mistakes) == 1 and "39 or 42 would do" in mistakes[0]
+    assert len(mistakes) == 1 and "at least 3" in mistakes[0]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

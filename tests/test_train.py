@@ -1,14 +1,18 @@
 """train.py's promises. Where a number is expected, plain PyTorch computes it here once more, in another way."""
 
+import fcntl
 import json
 import math
 import os
 import pickle
+import pty
 import re
+import shlex
 import signal
 import struct
 import subprocess
 import sys
+import termios
 import threading
 
 import numpy as np
@@ -59,8 +63,10 @@ def start(tiny, command, tmp_path):
     """start("--key=value", ...) begins to train in a process of its own; `until` reads its lines up to one."""
     running = []
 
-    def run(*args):
+    def run(*args, ignoring=None):
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": tmp_path}
+        if ignoring:
+            pipes["preexec_fn"] = lambda: signal.signal(ignoring, signal.SIG_IGN)
         process = subprocess.Popen(**command("train.py", *TINY, *args), **pipes)
         (alarm := threading.Timer(60, process.kill)).start()  # rather than wait for ever for a line
         running.append((process, alarm))
@@ -142,7 +148,7 @@ def test_a_finished_run_resumed_makes_no_further_update(train):
 
 def test_the_log_lines_begin_as_nanogpts(train):
     lines = train().stdout.splitlines()
-    iters = [re.match(r"iter (\d+): loss \d+\.\d{4}, time \d+\.\d\dms, mfu -?\d+\.\d\d%", line) for line in lines]
+    iters = [re.match(r"iter (\d+): loss \d+\.\d{4}, time \d+\.\d\dms, lr", line) for line in lines]
     assert [int(match[1]) for match in iters if match] == [0, 1, 2, 3, 4, 5]
     steps = [re.match(r"step (\d+): train loss \d+\.\d{4}, val loss \d+\.\d{4}", line) for line in lines]
     assert [int(match[1]) for match in steps if match] == [0, 4, 6]
@@ -441,6 +447,84 @@ def test_scratch_moves_an_earlier_run_aside(train, tmp_path):
     assert [figures["iter"] for figures in updates()] == [0, 1, 2, 3, 4, 5]
 
 
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_new_run_leaves_an_earlier_one_in_place_until_it_has_made_an_update(train, tmp_path):
+    train()
+    before = files(tmp_path / "out")
+
+    def stop_at_once():
+        return [signal.SIGINT]
+
+    done = train("--seed=2", catch_signals=stop_at_once, status=130)
+    assert "nothing to save" in done.stderr
+    assert files(tmp_path / "out") == before
+    done = train("--seed=2", "--learning_rate=1e30", "--warmup_iters=0", "--grad_clip=0", "--decay_lr=False", status=2)
+    assert "iteration 1 " in done.stderr and files(tmp_path / "out") == before
+
+
+def test_the_advice_for_a_run_that_was_set_aside_works(train, inside, tmp_path):
+    train()
+    out = train("--seed=2").stdout
+    advice = re.search(r"to go on with it: (.*)\)$", out, re.M)[1].split()
+    train(*advice, "--max_iters=9", "--lr_decay_iters=9")
+    assert load("out/earlier-1/last.pt")["iter_num"] == 9 and load("out/last.pt")["config"]["seed"] == 2
+    for name in ("ckpt.pt", "last.pt"):
+        os.remove(f"out/{name}")
+    assert "--out_dir=out/earlier-1" in train("--init_from=resume", status=2).stderr
+    assert "--out_dir=out/earlier-1" in inside("sample.py", "--out_dir=out", "--device=cpu").stderr
+
+
+# -----------------------------------------------------------------------------
+# going on with other options
+
+
+@pytest.mark.parametrize("min_lr", [0, 1e-3])
+def test_training_longer_at_a_rate_of_0_is_refused_with_the_command_that_works(train, monkeypatch, min_lr):
+    rate = f"--min_lr={min_lr}"
+    train(rate)
+    done = train(rate, "--init_from=resume", "--max_iters=9", status=0 if min_lr else 2)
+    command = re.search(r"(?:: )(python .*--lr_decay_iters=9)$", done.stdout if min_lr else done.stderr, re.M)[1]
+    train(*shlex.split(command)[2:])
+    assert load("out/last.pt")["iter_num"] == 9
+    if not min_lr:
+        assert updates()[6]["lr"] > 0
+
+
+@pytest.mark.parametrize("changed", ["data", "eval_iters"])
+def test_the_best_loss_counts_only_for_the_windows_it_was_measured_on(train, dataset, repo, changed):
+    name = f"shifted-{changed}"
+    folder, _ = dataset(name, "abc" * 30, "abc" * 10)
+    options = (f"--dataset={name}", "--always_save_checkpoint=False", "--eval_iters=1", "--max_iters=20")
+    train(*options, "--lr_decay_iters=40")
+    best = load("out/ckpt.pt")["best_val_loss"]
+    if changed == "data":  # of which the model knows nothing
+        np.array([2, 1, 0] * 10, dtype="<u2").tofile(folder / "val.bin")
+    more = ("--eval_iters=2",) if changed == "eval_iters" else ()
+    out = train(*options, "--init_from=resume", "--max_iters=40", "--lr_decay_iters=40", *more).stdout
+    assert "begins anew" in out
+    later = [figures["val/loss"] for figures in evaluations() if figures["iter"] >= 20]
+    assert load("out/last.pt")["best_val_loss"] == min(later)
+    if changed == "data":
+        assert min(later) > best and load("out/ckpt.pt")["iter_num"] >= 20
+    assert "begins anew" not in train(*options, "--init_from=resume", "--max_iters=40", *more).stdout
+
+
+def test_tokens_are_counted_as_they_were_seen_whatever_the_batch_size_is_later(train):
+    train("--lr_decay_iters=9")
+    train("--lr_decay_iters=9", "--init_from=resume", "--max_iters=9", "--batch_size=1")
+    seen = [figures["tokens"] for figures in log()]
+    assert seen == sorted(seen) and seen[-1] == 6 * 2 * 3 * 8 + 3 * 2 * 1 * 8
+    # a checkpoint without the count, as nanoGPT's
+    checkpoint = load("out/last.pt")
+    del checkpoint["tokens"]
+    torch.save(checkpoint, "out/last.pt")
+    train("--lr_decay_iters=9", "--init_from=resume", "--max_iters=10")
+    assert log()[-1]["tokens"] == 9 * 2 * 1 * 8 + 2 * 3 * 8
+
+
 def test_auto_starts_and_then_goes_on(train):
     train("--max_iters=9", "--dropout=0.2", "--out_dir=whole")
     train("--init_from=auto", "--max_iters=5", "--dropout=0.2")
@@ -472,7 +556,7 @@ def test_nanogpts_checkpoint_is_resumed(train, tiny):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_finishes_the_iteration_and_saves(start, train, tmp_path, number, status):
     process = start("--max_iters=100000", "--lr_decay_iters=50", "--dropout=0.2", "--eval_interval=100000")
     until(process.stdout, "iter 7:")
@@ -485,6 +569,34 @@ def test_a_signal_finishes_the_iteration_and_saves(start, train, tmp_path, numbe
     # what was saved is the state between two iterations
     train(f"--max_iters={reached}", "--lr_decay_iters=50", "--dropout=0.2", "--out_dir=whole")
     assert_same_state(load("out/last.pt"), load("whole/last.pt"))
+
+
+@pytest.mark.slow
+def test_a_closed_terminal_window_saves(tiny, command, tmp_path):
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    run = command("train.py", *TINY, "--max_iters=100000", "--eval_interval=100000")
+    del run["encoding"]
+    in_a_session = "import os, sys; os.setsid(); os.open(os.ttyname(0), os.O_RDWR); os.execv(sys.argv[1], sys.argv[1:])"
+    run["args"] = [sys.executable, "-c", in_a_session, *map(str, run["args"])]
+    process = subprocess.Popen(**run, stdin=theirs, stdout=theirs, stderr=theirs, cwd=tmp_path)
+    os.close(theirs)
+    seen = b""
+    while not re.search(rb"[1-9]\d?/100000", seen):  # on the progress bar
+        seen += os.read(ours, 4096)
+    os.close(ours)  # the kernel then sends SIGHUP, and writing to the terminal fails
+    assert process.wait(timeout=60) == 129
+    reached = load(tmp_path / "out/last.pt")["iter_num"]
+    assert reached > 0 and [figures["iter"] for figures in updates(tmp_path / "out")] == list(range(reached))
+
+
+@pytest.mark.slow
+def test_a_lost_connection_does_not_end_a_run_under_nohup(start, tmp_path):
+    process = start("--max_iters=30", "--lr_decay_iters=30", ignoring=signal.SIGHUP)
+    until(process.stdout, "iter 7:")
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=60)
+    assert process.returncode == 0 and load(tmp_path / "out/last.pt")["iter_num"] == 30
 
 
 @pytest.mark.slow
