@@ -17,6 +17,7 @@ from configurator import UserError, first_line
 
 PRETRAINED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 ACTIVATIONS = {"erf": "gelu", "tanh": "gelu_new"}  # our names of the two GELUs, and theirs
+MASKS = (".attn.bias", ".attn.masked_bias")  # the causal mask, which older programs keep among the weights
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # stored as (in, out); nn.Linear has (out, in)
 FIXED = {  # settings that a config.json may only have with these values, which are also their defaults
     "model_type": "gpt2",
@@ -94,7 +95,7 @@ def find_tensors(folder, n_layer):
         with open_safetensors(path) as f:
             for key in f.keys():
                 name = key if key == "lm_head.weight" else "transformer." + key.removeprefix("transformer.")
-                if not name.endswith((".attn.bias", ".attn.masked_bias")):  # the causal mask, in older files
+                if not name.endswith(MASKS):
                     places[name] = path, key
     found = sum(name.endswith(".ln_1.weight") for name in places)
     if found != n_layer:

@@ -29,9 +29,15 @@ def make(bias=False, gelu="erf", **sizes):
     return model
 
 
-def save(folder, model, meta=META, prefix=""):
+def save(folder, model, meta=META, masks=False, prefix=""):
+    """Save a checkpoint: with `masks` as nanoGPT does without flash attention, and with something before each name."""
     folder.mkdir()
-    weights = {f"{prefix}{name}": weight for name, weight in model.state_dict().items()}
+    weights = {}
+    for name, weight in model.state_dict().items():
+        if masks and name.endswith("attn.c_attn.weight"):
+            T = model.config.block_size
+            weights[f"{prefix}{name.removesuffix('c_attn.weight')}bias"] = torch.ones(1, 1, T, T).tril()
+        weights[f"{prefix}{name}"] = weight
     checkpoint = {"model": weights, "model_args": model.config.model_args(), "iter_num": 5, "best_val_loss": 1.5}
     torch.save({**checkpoint, **({"meta": meta} if meta else {})}, folder / "ckpt.pt")
 
@@ -92,9 +98,13 @@ def test_an_exported_model_comes_back_bit_for_bit_with_zeros_for_biases_it_had_n
     assert torch.equal(all_logits(back, tokens(2, 64)), all_logits(model, tokens(2, 64)))
 
 
-def test_nanogpts_checkpoint_is_exported(export, tmp_path):
-    # which says nothing of the encoding, and of a compiled model has other names
-    save(tmp_path / "out", model := make(), meta=None, prefix="_orig_mod.")
+@pytest.mark.parametrize("prefix", ["", "_orig_mod.", "module.", "_orig_mod.module.", "module._orig_mod."])
+@pytest.mark.parametrize("masks", [False, True])
+def test_nanogpts_checkpoint_is_exported_with_or_without_masks_whatever_stands_before_its_names(
+    export, tmp_path, masks, prefix
+):
+    # it says nothing of the encoding
+    save(tmp_path / "out", model := make(bias=masks), None, masks, prefix)
     export("--to=hf")
     idx = tokens(2, 64)
     theirs = GPT2LMHeadModel.from_pretrained(tmp_path / "hf")
