@@ -27,8 +27,13 @@ to = "hf"  # the folder to write, which should not exist yet
 
 def tokenizer_config(block_size):
     """The content of tokenizer_config.json."""
-    special = {f"{name}_token": END_OF_TEXT for name in ("bos", "eos", "unk")}
-    return {"tokenizer_class": "GPT2Tokenizer", "model_max_length": block_size, "add_prefix_space": False, **special}
+    return {
+        "tokenizer_class": "GPT2Tokenizer",
+        "model_max_length": block_size,
+        "add_prefix_space": False,
+        "padding_side": "left",  # a text is continued at its right end
+        **{f"{name}_token": END_OF_TEXT for name in ("bos", "eos", "unk", "pad")},
+    }
 
 
 def gpt2_tokenizer(tokenizer):
