@@ -80,6 +80,8 @@ def write_folder(folder, model, tokenizer):
 
 def main():
     configure(globals())
+    if not to:
+        raise UserError("--to= is empty: it should name the folder to write")
     check_installed("safetensors", "tokenizers")  # transformers brings them along
     if os.path.exists(to) and not (os.path.isdir(to) and not os.listdir(to)):
         raise UserError(f"--to={to} exists already, and nothing in it is replaced: name another, or remove it first")

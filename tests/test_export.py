@@ -290,6 +290,12 @@ def test_what_is_there_is_kept(mistake, export, tmp_path):
     assert "config.json" in os.listdir(tmp_path / "empty")
 
 
+def test_an_empty_name_of_the_folder_to_write_is_refused(mistake, tmp_path):
+    save(tmp_path / "out", make())
+    assert "--to= is empty: it should name the folder" in mistake("--out_dir=out", "--to=")
+    assert os.listdir(tmp_path) == ["out"]
+
+
 def test_a_folder_appears_only_whole(mistake, tmp_path, monkeypatch):
     save(tmp_path / "out", make())
 
