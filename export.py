@@ -88,7 +88,7 @@ def main():
     model, tokenizer = load_trained(out_dir)
     if not isinstance(tokenizer, GPT2Tokenizer):
         raise UserError(
-            f"the model in {out_dir!r} writes single characters, for which transformers has no tokenizer: "
+            f"the model in {out_dir!r} has an encoding of its own, for which transformers has no tokenizer: "
             "only a model of GPT-2's byte pairs (prepare.py --encoding=gpt2) can be exported"
         )
     write_folder(os.path.normpath(to), model, tokenizer)
