@@ -195,6 +195,17 @@ def test_a_resume_from_weights_with_masks_and_prefixes_is_that_from_plain_ones(w
     assert all(same(plain[key], other[key]) for key in ("model", "optimizer", "muon"))
 
 
+@pytest.mark.parametrize("name", ["out/ckpt.pt", "ckpt.pt"])
+@pytest.mark.parametrize("script", ["sample.py", "export.py", "train.py scratch", "train.py resume", "train.py auto"])
+def test_a_checkpoint_given_as_out_dir_is_an_error_that_names_its_folder(whole, inside, tmp_path, script, name):
+    (tmp_path / "out").mkdir()
+    shutil.copy(whole, tmp_path / name)
+    script, *start = script.split()
+    done = inside(script, f"--out_dir={name}", *(f"--init_from={word}" for word in start), *(TINY if start else []))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(f"error: --out_dir={name} is a file: .*--out_dir={os.path.dirname(name) or '.'}\n", done.stderr)
+
+
 # -----------------------------------------------------------------------------
 # code
 
