@@ -116,6 +116,7 @@ def tokens_per_iter(config):
 
 def check_writable(folder):
     """Make a folder, and raise UserError where it cannot be written to."""
+    check_folder(folder)
     try:
         os.makedirs(folder, exist_ok=True)
         probe = os.path.join(folder, "writable")
@@ -277,6 +278,7 @@ def load_model(path, dropout=0.0):
 
 def load_trained(folder):
     """The model in a folder that train.py wrote, and its tokenizer. Raises UserError where there is none."""
+    check_folder(folder)
     model, checkpoint = load_model(os.path.join(folder, "ckpt.pt"))
     # nanoGPT's checkpoints do not hold the encoding: the data folder does
     data = data_folder(str(checkpoint.get("config", {}).get("dataset")))
@@ -285,6 +287,13 @@ def load_trained(folder):
         given = f"{tokenizer.vocab_size} token ids, the model {model.config.vocab_size}"
         raise UserError(f"the encoding in {data!r} has {given}: is that the folder it was trained on?")
     return model, tokenizer
+
+
+def check_folder(folder):
+    """Raise UserError for a file, say the checkpoint itself, where its folder is wanted."""
+    if os.path.isfile(folder):
+        parent = os.path.dirname(folder) or "."
+        raise UserError(f"--out_dir={folder} is a file: it should be the folder of a run, as in --out_dir={parent}")
 
 
 def load_pretrained(name, block_size=None, dropout=0.0):
@@ -313,7 +322,8 @@ def check_init_from(init_from, *words):
 
 
 def find_newest(folder):
-    """The path of the newest checkpoint in a folder, or None."""
+    """The path of the newest checkpoint in a folder, or None. Raises UserError for a file."""
+    check_folder(folder)
     paths = (os.path.join(folder, name) for name in ("last.pt", "ckpt.pt"))
     return next((path for path in paths if os.path.exists(path)), None)
 

@@ -27,8 +27,13 @@ to = "hf"  # the folder to write, which should not exist yet
 
 def tokenizer_config(block_size):
     """The content of tokenizer_config.json."""
-    special = {f"{name}_token": END_OF_TEXT for name in ("bos", "eos", "unk")}
-    return {"tokenizer_class": "GPT2Tokenizer", "model_max_length": block_size, "add_prefix_space": False, **special}
+    return {
+        "tokenizer_class": "GPT2Tokenizer",
+        "model_max_length": block_size,
+        "add_prefix_space": False,
+        "padding_side": "left",  # a text is continued at its right end
+        **{f"{name}_token": END_OF_TEXT for name in ("bos", "eos", "unk", "pad")},
+    }
 
 
 def gpt2_tokenizer(tokenizer):
@@ -75,13 +80,15 @@ def write_folder(folder, model, tokenizer):
 
 def main():
     configure(globals())
+    if not to:
+        raise UserError("--to= is empty: it should name the folder to write")
     check_installed("safetensors", "tokenizers")  # transformers brings them along
     if os.path.exists(to) and not (os.path.isdir(to) and not os.listdir(to)):
         raise UserError(f"--to={to} exists already, and nothing in it is replaced: name another, or remove it first")
     model, tokenizer = load_trained(out_dir)
     if not isinstance(tokenizer, GPT2Tokenizer):
         raise UserError(
-            f"the model in {out_dir!r} writes single characters, for which transformers has no tokenizer: "
+            f"the model in {out_dir!r} has an encoding of its own, for which transformers has no tokenizer: "
             "only a model of GPT-2's byte pairs (prepare.py --encoding=gpt2) can be exported"
         )
     write_folder(os.path.normpath(to), model, tokenizer)

@@ -10,6 +10,7 @@ channels of a head, and V the vocabulary.
 """
 
 import math
+import re
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as compute_twice
 
 from fast import linear_cross_entropy
-from pretrained import find_pretrained, find_tensors, read_sizes, read_tensors
+from pretrained import MASKS, find_pretrained, find_tensors, read_sizes, read_tensors
 
 GPT2_VOCAB = 50257  # GPT-2's token ids; models have 50304 rows for them, as multiples of 64 are faster
 
@@ -136,8 +137,9 @@ class GPT(nn.Module):
         """
         try:
             model = cls(GPTConfig(**{**checkpoint["model_args"], "dropout": dropout}))
-            # nanoGPT saves a compiled model with this prefix
-            model.load_state_dict({k.removeprefix("_orig_mod."): v for k, v in checkpoint["model"].items()})
+            weights = plain_weights(checkpoint["model"])
+            check_shapes(weights, model.state_dict())
+            model.load_state_dict(weights)
         except (TypeError, KeyError, AttributeError, RuntimeError) as failure:
             raise ValueError(f"holds no model of its own model_args ({str(failure).splitlines()[0]})") from None
         return model
@@ -285,6 +287,24 @@ class GPT(nn.Module):
         stop_token. The options are those of `stream`. Call `model.eval()` first.
         """
         return torch.cat([idx, *self.stream(idx, max_new_tokens, temperature, top_k, **options)], dim=1)
+
+
+def plain_weights(weights):
+    """
+    A checkpoint's weights by our names. torch.compile and DDP put prefixes before them, and nanoGPT without flash
+    attention keeps the causal mask of each layer among them, which is no weight.
+    """
+    names = {name: re.sub(r"^(module\.|_orig_mod\.)+", "", name) for name in weights}
+    return {names[name]: weight for name, weight in weights.items() if not names[name].endswith(MASKS)}
+
+
+def check_shapes(weights, wanted):
+    """Raise ValueError, which names the first weight that has another shape than the `wanted` of this name."""
+    for name in [*wanted, *weights]:
+        found, asked = (getattr(tensors.get(name), "shape", None) for tensors in (weights, wanted))
+        if found != asked:
+            found, asked = ("none" if shape is None else tuple(shape) for shape in (found, asked))
+            raise ValueError(f"does not fit its model_args: of {name} it has {found}, and they ask for {asked}")
 
 
 def draw_ids(logits, temperature, top_k, top_p):

@@ -17,6 +17,7 @@ from configurator import UserError, first_line
 
 PRETRAINED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 ACTIVATIONS = {"erf": "gelu", "tanh": "gelu_new"}  # our names of the two GELUs, and theirs
+MASKS = (".attn.bias", ".attn.masked_bias")  # the causal mask, which older programs keep among the weights
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # stored as (in, out); nn.Linear has (out, in)
 FIXED = {  # settings that a config.json may only have with these values, which are also their defaults
     "model_type": "gpt2",
@@ -25,6 +26,14 @@ FIXED = {  # settings that a config.json may only have with these values, which 
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
     "tie_word_embeddings": True,
+}
+UNUSED = {  # what OpenAI's own config.json has beyond what a language model needs: some programs look for it
+    "initializer_range": 0.02,
+    "summary_activation": None,
+    "summary_first_dropout": 0.1,
+    "summary_proj_to_labels": True,
+    "summary_type": "cls_index",
+    "summary_use_proj": True,
 }
 
 # -----------------------------------------------------------------------------
@@ -94,7 +103,7 @@ def find_tensors(folder, n_layer):
         with open_safetensors(path) as f:
             for key in f.keys():
                 name = key if key == "lm_head.weight" else "transformer." + key.removeprefix("transformer.")
-                if not name.endswith((".attn.bias", ".attn.masked_bias")):  # the causal mask, in older files
+                if not name.endswith(MASKS):
                     places[name] = path, key
     found = sum(name.endswith(".ln_1.weight") for name in places)
     if found != n_layer:
@@ -184,7 +193,8 @@ def write_pretrained(folder, sizes, weights, tokenizer, end_of_text):
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    special = {"bos_token_id": end_of_text, "eos_token_id": end_of_text}
+    # GPT-2 has no token for padding: a batch is padded with its only special one, which attention then leaves out
+    special = {f"{name}_token_id": end_of_text for name in ("bos", "eos", "pad")}
     padding = list(range(end_of_text + 1, sizes["vocab_size"]))
     files = {
         "config.json": config_json(sizes) | special,
@@ -217,11 +227,15 @@ def config_json(sizes):
     dropout = {name: sizes["dropout"] for name in ("embd_pdrop", "attn_pdrop", "resid_pdrop")}
     return {
         **FIXED,
+        **UNUSED,
         "architectures": ["GPT2LMHeadModel"],
         "activation_function": ACTIVATIONS[sizes.get("gelu", "erf")],
         "n_positions": sizes["block_size"],
+        "n_ctx": sizes["block_size"],  # the same by its older name, which llama.cpp's converter reads
         **{name: sizes[name] for name in ("vocab_size", "n_layer", "n_head", "n_embd")},
         **dropout,
+        # a pipeline of older versions of transformers, told nothing else, draws as many tokens as GPT-2's does
+        "task_specific_params": {"text-generation": {"do_sample": True, "max_length": min(50, sizes["block_size"])}},
     }
 
 

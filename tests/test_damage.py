@@ -153,6 +153,59 @@ def test_a_resume_refuses_moments_of_another_shape_rather_than_read_beyond_them(
     assert resume(replaced(state, (name, "state", first), places)).returncode == 2
 
 
+def test_weights_that_do_not_fit_are_named_with_both_shapes(whole, tmp_path):
+    state, path = load_checkpoint(str(whole)), tmp_path / "ckpt.pt"
+    first, block = "transformer.wte.weight", "transformer.h.0.ln_1.weight"
+    V = state["model_args"]["vocab_size"]
+    for changed, message in {
+        (first, None): rf"{first} it has none, .* for \({V}, 8\)",
+        (first, "text"): rf"{first} it has none, .* for \({V}, 8\)",
+        (first, torch.zeros(V, 16)): rf"{first} it has \({V}, 16\), .* for \({V}, 8\)",
+        (block, torch.zeros(9)): rf"{block} it has \(9,\), .* for \(8,\)",
+        (block, places): rf"{block} it has none, .* for \(8,\)",
+        ("another", torch.zeros(3, 4)): r"another it has \(3, 4\), .* for none",
+    }.items():
+        name, value = changed
+        model = {**state["model"], name: value}
+        if value is places:
+            del model[name]
+        torch.save(state | {"model": model}, path)
+        with pytest.raises(UserError, match=f"ckpt.pt' does not fit its model_args: of {message}$"):
+            load_model(str(path))
+    torch.save(state | {"model_args": state["model_args"] | {"n_layer": 2}}, path)
+    with pytest.raises(UserError, match=r"transformer.h.1.ln_1.weight it has none, and they ask for \(8,\)"):
+        load_model(str(path))
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
+def test_a_resume_from_weights_with_masks_and_prefixes_is_that_from_plain_ones(whole, resume, tmp_path, prefix):
+    state = load_checkpoint(str(whole))
+    masked = {}
+    for name, weight in state["model"].items():
+        if name.endswith("attn.c_attn.weight"):  # where nanoGPT has the mask if there is no flash attention
+            masked[prefix + name.replace("c_attn.weight", "bias")] = torch.ones(1, 1, 8, 8).tril()
+        masked[prefix + name] = weight
+    assert len(masked) == len(state["model"]) + 1
+    results = []
+    for model in (state["model"], masked):
+        assert resume(state | {"model": model}).returncode == 0
+        results.append(load_checkpoint(str(tmp_path / "out" / "last.pt")))
+    plain, other = results
+    assert plain["iter_num"] == 4 and not same(plain["model"], state["model"])
+    assert all(same(plain[key], other[key]) for key in ("model", "optimizer", "muon"))
+
+
+@pytest.mark.parametrize("name", ["out/ckpt.pt", "ckpt.pt"])
+@pytest.mark.parametrize("script", ["sample.py", "export.py", "train.py scratch", "train.py resume", "train.py auto"])
+def test_a_checkpoint_given_as_out_dir_is_an_error_that_names_its_folder(whole, inside, tmp_path, script, name):
+    (tmp_path / "out").mkdir()
+    shutil.copy(whole, tmp_path / name)
+    script, *start = script.split()
+    done = inside(script, f"--out_dir={name}", *(f"--init_from={word}" for word in start), *(TINY if start else []))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(f"error: --out_dir={name} is a file: .*--out_dir={os.path.dirname(name) or '.'}\n", done.stderr)
+
+
 # -----------------------------------------------------------------------------
 # code
 

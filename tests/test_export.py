@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoTokenizer, GPT2LMHeadModel
+from transformers import AutoConfig, AutoTokenizer, GPT2LMHeadModel, pipeline
 
 from conftest import ROOT
 from export import write_folder
@@ -29,9 +29,15 @@ def make(bias=False, gelu="erf", **sizes):
     return model
 
 
-def save(folder, model, meta=META, prefix=""):
+def save(folder, model, meta=META, masks=False, prefix=""):
+    """Save a checkpoint: with `masks` as nanoGPT does without flash attention, and with something before each name."""
     folder.mkdir()
-    weights = {f"{prefix}{name}": weight for name, weight in model.state_dict().items()}
+    weights = {}
+    for name, weight in model.state_dict().items():
+        if masks and name.endswith("attn.c_attn.weight"):
+            T = model.config.block_size
+            weights[f"{prefix}{name.removesuffix('c_attn.weight')}bias"] = torch.ones(1, 1, T, T).tril()
+        weights[f"{prefix}{name}"] = weight
     checkpoint = {"model": weights, "model_args": model.config.model_args(), "iter_num": 5, "best_val_loss": 1.5}
     torch.save({**checkpoint, **({"meta": meta} if meta else {})}, folder / "ckpt.pt")
 
@@ -92,9 +98,13 @@ def test_an_exported_model_comes_back_bit_for_bit_with_zeros_for_biases_it_had_n
     assert torch.equal(all_logits(back, tokens(2, 64)), all_logits(model, tokens(2, 64)))
 
 
-def test_nanogpts_checkpoint_is_exported(export, tmp_path):
-    # which says nothing of the encoding, and of a compiled model has other names
-    save(tmp_path / "out", model := make(), meta=None, prefix="_orig_mod.")
+@pytest.mark.parametrize("prefix", ["", "_orig_mod.", "module.", "_orig_mod.module.", "module._orig_mod."])
+@pytest.mark.parametrize("masks", [False, True])
+def test_nanogpts_checkpoint_is_exported_with_or_without_masks_whatever_stands_before_its_names(
+    export, tmp_path, masks, prefix
+):
+    # it says nothing of the encoding
+    save(tmp_path / "out", model := make(bias=masks), None, masks, prefix)
     export("--to=hf")
     idx = tokens(2, 64)
     theirs = GPT2LMHeadModel.from_pretrained(tmp_path / "hf")
@@ -119,6 +129,41 @@ def test_a_vocabulary_without_padding_stays_so(export, tmp_path):
     export("--to=hf")
     assert AutoConfig.from_pretrained(tmp_path / "hf").vocab_size == 50257
     assert "suppress_tokens" not in json.loads((tmp_path / "hf" / "generation_config.json").read_text(encoding="utf-8"))
+
+
+OPENAI = {  # the config.json of openai-community/gpt2
+    "activation_function": "gelu_new",
+    "architectures": ["GPT2LMHeadModel"],
+    "attn_pdrop": 0.1,
+    "bos_token_id": 50256,
+    "embd_pdrop": 0.1,
+    "eos_token_id": 50256,
+    "initializer_range": 0.02,
+    "layer_norm_epsilon": 1e-05,
+    "model_type": "gpt2",
+    "n_ctx": 1024,
+    "n_embd": 768,
+    "n_head": 12,
+    "n_layer": 12,
+    "n_positions": 1024,
+    "resid_pdrop": 0.1,
+    "summary_activation": None,
+    "summary_first_dropout": 0.1,
+    "summary_proj_to_labels": True,
+    "summary_type": "cls_index",
+    "summary_use_proj": True,
+    "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
+    "vocab_size": 50257,
+}
+
+
+def test_config_json_has_all_that_openais_own_has(export, tmp_path):
+    save(tmp_path / "out", make(True, "tanh"))
+    export("--to=hf")
+    written = json.loads((tmp_path / "hf" / "config.json").read_text(encoding="utf-8"))
+    ours = {"n_ctx": 64, "n_positions": 64, "n_layer": 2, "n_head": 4, "n_embd": 32, "vocab_size": 50304}
+    ours |= {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
+    assert {name: written.get(name, "missing") for name in OPENAI} == OPENAI | ours
 
 
 # -----------------------------------------------------------------------------
@@ -156,9 +201,33 @@ def test_the_tokenizer_knows_every_id_and_its_special_token(exported):
     theirs, ours = AutoTokenizer.from_pretrained(exported[0]), GPT2Tokenizer()
     assert type(theirs).__name__.startswith("GPT2Tokenizer")
     assert len(theirs) == 50257 and theirs.model_max_length == 64
-    assert theirs.eos_token_id == theirs.bos_token_id == 50256
+    assert theirs.eos_token_id == theirs.bos_token_id == theirs.pad_token_id == 50256
     for i in range(0, 50257, 7):
         assert theirs.decode([i]) == ours.decode_bytes([i]).decode("utf-8", errors="replace")
+
+
+PROMPTS = ["The answer is", "Once upon a time there was a robot who", "\n", "<|endoftext|>The", "a"]
+
+
+@pytest.mark.slow
+def test_a_padded_batch_is_continued_as_each_text_alone(exported):
+    folder, _ = exported
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), GPT2LMHeadModel.from_pretrained(folder)
+    options = {"max_new_tokens": 20, "do_sample": False}
+    alone = [model.generate(**tokenizer(text, return_tensors="pt"), **options)[0] for text in PROMPTS]
+    batch = tokenizer(PROMPTS, padding=True, return_tensors="pt")
+    assert 0 < batch["attention_mask"].sum() < batch["attention_mask"].numel()  # some are padded
+    together = model.generate(**batch, **options)
+    assert tokenizer.batch_decode(together[:, batch["input_ids"].shape[1] :]) == [
+        tokenizer.decode(ids[len(tokenizer(text)["input_ids"]) :]) for ids, text in zip(alone, PROMPTS)
+    ]
+
+
+@pytest.mark.slow
+def test_a_pipeline_of_batches_writes_what_one_of_single_texts_writes(exported):
+    pipe = pipeline("text-generation", model=str(exported[0]), device="cpu")
+    options = {"max_new_tokens": 20, "do_sample": False}
+    assert pipe(PROMPTS, batch_size=2, **options) == [pipe(text, **options) for text in PROMPTS]
 
 
 PIPELINE = """
@@ -202,7 +271,7 @@ def mistake(inside):
 
 def test_a_model_of_characters_is_refused(mistake, tmp_path):
     save(tmp_path / "out", make(vocab_size=3), meta={"encoding": "char", "vocab_size": 3, "chars": "abc"})
-    assert re.search("characters.*--encoding=gpt2", mistake("--out_dir=out", "--to=hf"))
+    assert re.search("encoding of its own.*--encoding=gpt2", mistake("--out_dir=out", "--to=hf"))
     assert os.listdir(tmp_path) == ["out"]
 
 
@@ -219,6 +288,12 @@ def test_what_is_there_is_kept(mistake, export, tmp_path):
     (tmp_path / "empty").mkdir()
     export("--to=empty/")
     assert "config.json" in os.listdir(tmp_path / "empty")
+
+
+def test_an_empty_name_of_the_folder_to_write_is_refused(mistake, tmp_path):
+    save(tmp_path / "out", make())
+    assert "--to= is empty: it should name the folder" in mistake("--out_dir=out", "--to=")
+    assert os.listdir(tmp_path) == ["out"]
 
 
 def test_a_folder_appears_only_whole(mistake, tmp_path, monkeypatch):

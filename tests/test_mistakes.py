@@ -175,7 +175,7 @@ def cases(text):
     train.py --init_from=auto --out_dir=out-moments -> out-moments/last.pt
     sample.py --init_from=typo -> init_from=typo
     sample.py --out_dir=nothing -> nothing/ckpt.pt
-    sample.py --out_dir=file -> file/ckpt.pt
+    sample.py --out_dir=file -> --out_dir=file is a file
     sample.py --out_dir=out-orphan -> gone
     sample.py --start= -> empty
     sample.py --start=FILE:file -> empty
@@ -217,7 +217,7 @@ def test_training_refuses_a_folder_that_cannot_be_made(mistake):
     --seed=-1 -> seed=-1
     --init_from=typo -> init_from=typo
     --out_dir=nothing -> nothing/ckpt.pt
-    --out_dir=file -> file/ckpt.pt
+    --out_dir=file -> --out_dir=file is a file
     --start= -> empty
     --start=FILE:file -> empty
     --start=FILE:missing.txt -> missing.txt
