@@ -19,7 +19,8 @@ import torch
 from torch.nn import functional as F
 
 from fast import pack
-from machine import device_name, measured_flops, peak_flops, peak_memory, resolve_device, set_up_torch, synchronize
+from machine import device_name, measured_flops, mixed_precision, peak_flops, peak_memory, resolve_device
+from machine import set_up_torch, synchronize
 from model import GPT, GPT2_VOCAB, GPTConfig
 from train import train_step
 
@@ -127,8 +128,7 @@ def print_ratio(times):
 
 def warmed_up_step(network, optimizers, windows, torch_dtype, compiled):
     """A function that makes a training step on windows (B, T + 1), after three that compile and fill caches."""
-    autocast = torch.autocast(windows.device.type, torch_dtype, enabled=torch_dtype != torch.float32)
-    scaler = torch.amp.GradScaler(windows.device.type, enabled=torch_dtype == torch.float16)
+    autocast, scaler = mixed_precision(windows.device, torch_dtype)
     network = torch.compile(network) if compiled else network
     batches = [lambda: (windows[:, :-1], windows[:, 1:])]
     step = partial(train_step, network, optimizers, scaler, autocast, batches, 1)

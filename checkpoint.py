@@ -1,9 +1,9 @@
 """
-What a run leaves on the disk, and how another takes it up: checkpoints are written, read, checked, resumed, set aside,
-and the folder is locked meanwhile.
+What a run leaves on disk, and how another run continues from it: checkpoints are written, read, checked, resumed and
+set aside, and the folder is locked meanwhile.
 
 out_dir/ckpt.pt is what sample.py reads, out_dir/last.pt the newest state, from which a run resumes. Both have nanoGPT's
-keys and our own. Whatever a file contains, reading it runs no program.
+keys and our own. Reading a file never runs code that is in it.
 """
 
 import contextlib
@@ -77,7 +77,7 @@ class TrainingState:
         }
 
     def restore(self, checkpoint, path):
-        """Go on from a checkpoint whose model this is already. Raises UserError, which names `path`."""
+        """Restore all but the model, which is loaded already. Raises UserError, which names `path`."""
         for key, optimizer in zip(OPTIMIZERS, self.optimizers):
             load_optimizer(optimizer, checkpoint.get(key, {}), path)
         if self.scaler.is_enabled() and checkpoint.get("scaler"):
@@ -127,13 +127,13 @@ def check_writable(folder):
         raise UserError(f"--out_dir={folder} cannot be written to: {failure.strerror}") from None
 
 
-def save_checkpoint(folder, state, is_best):
-    """Write a TrainingState to last.pt, and if `is_best` to ckpt.pt too. Whatever interrupts it, both stay whole."""
+def save_checkpoint(folder, state, as_ckpt):
+    """Write a TrainingState to last.pt, and if `as_ckpt` to ckpt.pt too. Whatever interrupts it, both stay whole."""
     try:
         with replacing(os.path.join(folder, "last.pt")) as f:
             torch.save(state.to_checkpoint(), f)
             close_on_disk(f)
-            if is_best:  # before last.pt: a run killed between the two resumes from the older last.pt and repeats this
+            if as_ckpt:  # before last.pt: a run killed between the two resumes from the older last.pt and repeats this
                 link(f.name, os.path.join(folder, "ckpt.pt"))
     except RuntimeError as failure:  # torch.save's, for a full disk
         raise UserError(f"cannot write to {folder!r} ({first_line(failure)}): the last checkpoint is kept") from None
@@ -147,7 +147,7 @@ def link(source, target):
         os.link(source, f"{target}.tmp")
         replace(f"{target}.tmp", target)
     except OSError:
-        with contextlib.suppress(FileNotFoundError):  # else, being linked, it would empty the source as it is opened
+        with contextlib.suppress(FileNotFoundError):  # a link to the source: opening it for writing would empty both
             os.remove(f"{target}.tmp")
         with replacing(target) as f, open(source, "rb") as original:
             shutil.copyfileobj(original, f)
@@ -247,7 +247,9 @@ def load_checkpoint(path):
         advice = f"train a model first, or name its folder with --out_dir{earlier_run(os.path.dirname(path))}"
         raise UserError(f"there is no checkpoint {path!r}: {advice}") from None
     except Exception as failure:  # a damaged file can raise almost anything
-        raise UserError(f"cannot read the checkpoint {path!r}: it is damaged or none ({first_line(failure)})") from None
+        raise UserError(
+            f"cannot read the checkpoint {path!r}: it is damaged, or not a checkpoint ({first_line(failure)})"
+        ) from None
     found = checkpoint if isinstance(checkpoint, dict) else {}
     bad = {key for key, kind in KEYS.items() if key in found and not isinstance(found[key], kind)}
     if bad := bad | ({"model", "model_args"} - found.keys()):

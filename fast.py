@@ -1,5 +1,5 @@
 """
-What makes the model quick and changes nothing else: without this file all results would be the same, only slower.
+What makes the model quick and changes nothing else: without it the results would be the same up to rounding.
 
 The cross entropy of the output layer in chunks, and linear layers packed for a CPU.
 """

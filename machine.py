@@ -55,6 +55,12 @@ def resolve_device(device, dtype, compile):
     return torch.device(device), getattr(torch, dtype), str(compile).lower() in ("true", "1")
 
 
+def mixed_precision(device, dtype):
+    """What computes in `dtype` where that is safe, and keeps small gradients of float16 from vanishing; see torch.amp."""
+    autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+    return autocast, torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+
+
 def set_up_torch(seed):
     """What every script wants of torch: a seed, TF32 for float32 products on CUDA, and memory that is kept."""
     torch.manual_seed(seed)
@@ -118,7 +124,7 @@ PEAK_FLOPS = {  # dense, in bfloat16; in float16 for T4 and V100
 
 
 def peak_flops(device):
-    """The device's peak in floating point operations a second, from its data sheet; None where it is unknown."""
+    """The device's peak in floating point operations per second, from its data sheet; None where it is unknown."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
@@ -126,7 +132,7 @@ def peak_flops(device):
 
 
 def measured_flops(device, dtype):
-    """Floating point operations a second, measured: the best of five large matrix products."""
+    """Floating point operations per second, measured: the best of five large matrix products."""
     n = 2048 if device.type == "cpu" else 8192
     a, b = torch.randn(2, n, n, device=device).to(dtype)
     seconds = []

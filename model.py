@@ -174,8 +174,8 @@ class GPT(nn.Module):
 
     def flops_per_token(self):
         """
-        Floating point operations to train on one token, forward and backward: 6 a parameter, and 12 a channel, layer
-        and position for attention ("PaLM", Chowdhery et al., 2022, appendix B).
+        Floating point operations to train on one token, forward and backward: 6 per parameter, and 12 per channel,
+        layer and position for attention ("PaLM", Chowdhery et al., 2022, appendix B).
         """
         c = self.config
         return 6 * self.num_params() + 12 * c.n_layer * c.n_embd * c.block_size

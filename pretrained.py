@@ -68,7 +68,7 @@ def hub_folder(repos, files, local_dir):
     except Exception as failure:  # of many kinds: the hub's own and httpx'
         raise OSError(
             f"it is not in the cache {hub.constants.HF_HUB_CACHE!r} and cannot be fetched from the hub "
-            f"({failure!r:.150}): on a machine with a network, 'hf download {repos[0]} {' '.join(files)} "
+            f"({type(failure).__name__}: {first_line(failure):.150}): on a machine with a network, 'hf download {repos[0]} {' '.join(files)} "
             f"--local-dir {local_dir}' makes a folder {local_dir} to copy here"
         ) from None
 
@@ -107,7 +107,7 @@ def find_tensors(folder, n_layer):
                     places[name] = path, key
     found = sum(name.endswith(".ln_1.weight") for name in places)
     if found != n_layer:
-        raise ValueError(f"{folder!r} has the weights of {found} layers, and its config.json says n_layer={n_layer}")
+        raise ValueError(f"{folder!r} has the weights of n_layer={found}, and its config.json says n_layer={n_layer}")
     return places
 
 

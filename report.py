@@ -12,7 +12,7 @@ import textwrap
 
 from tqdm import tqdm
 
-from configurator import RANK, UserError, first_line, replacing
+from configurator import RANK, UserError, check_installed, first_line, replacing
 
 
 def say(line, file=None):
@@ -33,7 +33,7 @@ class Report:
     Reports a run's evaluations and updates: as lines or on a progress bar, to log.jsonl and to wandb.
 
     state: the run's TrainingState; wandb_run: its run there, or None; peak_flops: what all devices together do at most
-    in floating point operations a second, None if unknown. Figures wait in memory until `start_log` is called.
+    in floating point operations per second, None if unknown. Figures wait in memory until `start_log` is called.
     """
 
     def __init__(self, state, max_iters, tokens_per_iter, peak_flops, wandb_run):
@@ -41,7 +41,7 @@ class Report:
         self.tokens_per_iter, self.peak_flops = tokens_per_iter, peak_flops
         self.log_file, self.unwritten, self.wandb_run = None, [], wandb_run
         self.samples = []  # the rows of wandb's table
-        self.reported_iters, self.reported_seconds = state.iter_num, state.seconds
+        self.reported_updates, self.reported_seconds = state.iter_num, state.seconds
         self.on_terminal = sys.stdout.isatty() and sys.stderr.isatty()
         shown = self.on_terminal and RANK == 0
         self.bar = tqdm(total=max_iters, initial=state.iter_num, unit="it", disable=not shown, dynamic_ncols=True)
@@ -63,16 +63,16 @@ class Report:
     def update(self, loss, lr, norm):
         """Report an update. Its time is the mean over all updates since the last report."""
         state = self.state
-        iter_num, seconds = state.iter_num + 1, state.seconds
-        dt = (seconds - self.reported_seconds) / (iter_num - self.reported_iters)
-        self.reported_iters, self.reported_seconds = iter_num, seconds
+        updates = state.iter_num + 1
+        dt = (state.seconds - self.reported_seconds) / (updates - self.reported_updates)
+        self.reported_updates, self.reported_seconds = updates, state.seconds
         speed = self.tokens_per_iter / dt
         mfu = speed * state.model.flops_per_token() / self.peak_flops if self.peak_flops else None
         if self.on_terminal:
             self.bar.set_postfix_str(f"loss {loss:.4f}, {speed:,.0f} tok/s", refresh=False)
         else:
             share = f" mfu {mfu * 100:.2f}%," if mfu else ""
-            left = tqdm.format_interval(dt * (self.max_iters - iter_num))
+            left = tqdm.format_interval(dt * (self.max_iters - updates))
             say(
                 f"iter {state.iter_num}: loss {loss:.4f}, time {dt * 1000:.2f}ms,{share} lr {lr:.2e}, "
                 f"norm {norm:.2f}, {speed:,.0f} tok/s, {left} left"
@@ -163,6 +163,7 @@ def read_log(path):
 
 def start_wandb(project, name, config, folder, run_id):
     """A wandb run: a new one, or that of run_id. Raises UserError where wandb does not start."""
+    check_installed("wandb")
     import wandb
 
     try:
@@ -177,14 +178,14 @@ def start_wandb(project, name, config, folder, run_id):
 # advice and summary
 
 
-def advise(hours, device, parameters, tokens, tokens_seen):
+def advise(hours, device_type, parameters, tokens, tokens_seen):
     """
-    Warn, before a run, where it will take hours on a `device` of this kind ("cpu", "cuda"), or where its model is large
-    for the text: `parameters` in the blocks, `tokens` to train on, of which the run will see `tokens_seen`.
+    Warn, before a run, where it will take hours on this type of device ("cpu", "cuda"), or where its model is large for
+    the text: `parameters` in the blocks, `tokens` to train on; the run will see `tokens_seen`, repetitions counted.
     """
     if hours > 3:
-        instead = "config/train_hitchikers_cpu.py is for a CPU" if device == "cpu" else "more GPUs would share it"
-        say(f"this will take about {hours:,.0f} hours on {device}: {instead}; Ctrl-C stops and saves")
+        instead = "config/train_hitchikers_cpu.py is for a CPU" if device_type == "cpu" else "more GPUs would share it"
+        say(f"this will take about {hours:,.0f} hours on {device_type}: {instead}; Ctrl-C stops and saves")
     if parameters > 20 * tokens:
         times = f"{round(tokens_seen / tokens):,}"
         say(

@@ -6,8 +6,9 @@ Train a GPT on the token ids in data/NAME/train.bin.
     python train.py config/train_hitchikers.py --init_from=resume  go on where a run was stopped
     torchrun --standalone --nproc_per_node=8 train.py config/train_gpt2.py    on eight GPUs
 
-out_dir/ckpt.pt is the best model so far, which sample.py reads; last.pt is the newest state, from which a run resumes;
-log.jsonl holds the figures. Ctrl-C finishes the iteration and saves.
+out_dir/ckpt.pt, which sample.py reads, is the newest model, or the best so far with --always_save_checkpoint=False;
+last.pt is the newest state, from which a run resumes; log.jsonl holds the figures. Ctrl-C finishes the iteration and
+saves.
 """
 
 from configurator import RANK, WORLD_SIZE, UserError, configure, data_folder, first_line, run, suggestion
@@ -27,8 +28,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from checkpoint import TrainingState, check_init_from, check_resumable, check_writable, earlier_files, earlier_run
 from checkpoint import find_newest, load_newest, load_pretrained, lock, save_checkpoint, set_aside
-from machine import all_reduce, catch_signals, estimated_hours, join_processes, peak_flops, resolve_device
-from machine import set_up_torch, signal_in_any_process
+from machine import all_reduce, catch_signals, estimated_hours, join_processes, mixed_precision, peak_flops
+from machine import resolve_device, set_up_torch, signal_in_any_process
 from model import GPT, GPTConfig
 from plot import plot_losses
 from report import Report, advise, read_log, say, start_wandb, summarize
@@ -112,7 +113,7 @@ def check_options():
 # where to start
 
 
-def starting_state(config, meta, torch_device, torch_dtype):
+def starting_state(config, meta, scaler, torch_device):
     """The TrainingState that a run begins with, and whether it is an earlier run's. Completes the sizes in `config`."""
     path = find_newest(out_dir) if init_from in ("resume", "auto") else None
     if init_from == "resume" and not path:
@@ -131,7 +132,6 @@ def starting_state(config, meta, torch_device, torch_dtype):
     optimizers = model.configure_optimizers(weight_decay, learning_rate, betas, torch_device.type, optimizer)
     if zero and WORLD_SIZE > 1:
         optimizers = [shard_state(o) for o in optimizers]
-    scaler = torch.amp.GradScaler(torch_device.type, enabled=torch_dtype == torch.float16)
     state = TrainingState(model, optimizers, scaler, config, meta)
     if checkpoint:
         state.restore(checkpoint, path)
@@ -288,8 +288,8 @@ def train_step(model, optimizers, scaler, autocast, batches, micro_batches):
     loss_sum = 0.0
     # the mean over processes of such losses is the mean over all micro-batches, however unevenly they are shared
     per_process = micro_batches / WORLD_SIZE
-    for i, draw in enumerate(batches):
-        x, y = draw()
+    for i, get_micro_batch in enumerate(batches):
+        x, y = get_micro_batch()
         # the processes average their gradients once, after the last micro-batch
         accumulating = WORLD_SIZE > 1 and i + 1 < len(batches)
         with model.no_sync() if accumulating else contextlib.nullcontext():
@@ -311,18 +311,18 @@ def train_step(model, optimizers, scaler, autocast, batches, micro_batches):
 def evaluate(model, autocast, batches, caught=(), group=None):
     """The mean loss, in nats per token, over all processes' batches (x, y). A signal in `caught` ends it early."""
     model.eval()
-    losses, sizes = [], []
+    losses, counts = [], []
     for x, y in batches:
         if caught:
             break
         with autocast:
             losses.append(model(x, y)[1])
-        sizes.append(len(x))
+        counts.append(len(x))
     model.train()
     losses = torch.stack(losses).tolist() if losses else []  # waits for the device once
-    sums = [sum(loss * size for loss, size in zip(losses, sizes)), sum(sizes)]
-    total, count = all_reduce(torch.tensor(sums, dtype=torch.float64), group).tolist()
-    return total / max(count, 1)
+    sums = [sum(loss * count for loss, count in zip(losses, counts)), sum(counts)]
+    total, windows = all_reduce(torch.tensor(sums, dtype=torch.float64), group).tolist()
+    return total / max(windows, 1)
 
 
 def check_finite(updates, scaler):
@@ -358,7 +358,7 @@ def parallelized(model, torch_device, compiled):
         model = torch.compile(model)
     if WORLD_SIZE > 1:
         devices = [torch_device] if torch_device.type == "cuda" else None
-        model = DistributedDataParallel(model, devices, gradient_as_bucket_view=True)  # saves a copy of the gradients
+        model = DistributedDataParallel(model, devices, gradient_as_bucket_view=True)  # avoids a copy of the gradients
     return model
 
 
@@ -375,7 +375,7 @@ def start_report(state, resumed, tokens_per_iter, torch_device):
     return report
 
 
-def save(state, report, is_best):
+def save(state, report, as_ckpt):
     """
     Save the state. A new run leaves an earlier one's files in place until it has made an update of its own, and then
     moves them aside. Of several processes the first one saves. Returns whether anything was saved.
@@ -386,7 +386,7 @@ def save(state, report, is_best):
     if not report.log_file:
         set_aside(out_dir)
         report.start_log(os.path.join(out_dir, "log.jsonl"), 0)
-    save_checkpoint(out_dir, state, is_best)
+    save_checkpoint(out_dir, state, as_ckpt)
     return True
 
 
@@ -394,7 +394,7 @@ def introduce(state, data, tokens_per_iter, torch_device, torch_dtype, compiled)
     """Say what will be trained, on what and where, and warn where it will take hours or overfit."""
     model, train, val = state.model, len(data["train"]), len(data["val"])
     say(f"{model.num_params() / 1e6:.2f}M parameters on {torch_device}, {torch_dtype}, compile={compiled}")
-    say(f"tokens: {train:,} to train on, {val:,} to validate, {tokens_per_iter:,} an iteration")
+    say(f"tokens: {train:,} to train on, {val:,} to validate, {tokens_per_iter:,} per iteration")
     total, uneven = gradient_accumulation_steps, gradient_accumulation_steps % WORLD_SIZE
     if uneven:
         more = total - uneven + WORLD_SIZE
@@ -428,7 +428,7 @@ def main():
     torch_device, torch_dtype, compiled = resolve_device(device, dtype, compile)
     torch_device, cpu_group = join_processes(torch_device, backend)
     set_up_torch(seed)
-    autocast = torch.autocast(torch_device.type, torch_dtype, enabled=torch_dtype != torch.float32)
+    autocast, scaler = mixed_precision(torch_device, torch_dtype)
     if RANK == 0:
         check_writable(out_dir)
         if not eval_only:
@@ -437,7 +437,7 @@ def main():
     # where to start: a new model, GPT-2's weights, or an earlier run's newest state
     meta = read_meta(data_folder(dataset))
     tokenizer = make_tokenizer(meta) if sample_tokens and RANK == 0 else None
-    state, resumed = starting_state(config, meta, torch_device, torch_dtype)
+    state, resumed = starting_state(config, meta, scaler, torch_device)
     model = parallelized(state.model, torch_device, compiled)
     sizes = state.model.config
 
@@ -479,8 +479,8 @@ def main():
         lr = learning_rate_at(state.iter_num)
         for group in (group for o in state.optimizers for group in o.param_groups):
             group["lr"] = lr
-        draw = partial(training_batch, data["train"], sizes, torch_device, state.iter_num)
-        batches = [partial(draw, micro_batch) for micro_batch in range(first, end)]
+        get_micro_batch = partial(training_batch, data["train"], sizes, torch_device, state.iter_num)
+        batches = [partial(get_micro_batch, number) for number in range(first, end)]
         loss, norm = train_step(model, state.optimizers, state.scaler, autocast, batches, gradient_accumulation_steps)
         unchecked.append((state.iter_num, loss, norm))
         stop = signal_in_any_process(caught, cpu_group)
@@ -500,7 +500,7 @@ def main():
 
     if stop:
         check_finite(unchecked, state.scaler)
-        saved = save(state, report, is_best=False)
+        saved = save(state, report, as_ckpt=False)
         then = "saved: --init_from=resume goes on from there" if saved else "there is nothing to save yet"
         say(f"stopped before iteration {state.iter_num}, and {then}", file=sys.stderr)
         sys.exit(128 + stop)
