@@ -146,7 +146,7 @@ def starting_model(meta):
         except ValueError as failure:
             raise UserError(failure) from None
     if meta["encoding"] != "gpt2":
-        raise UserError(f"--init_from={init_from} knows GPT-2's token ids, and --dataset={dataset} has characters")
+        raise UserError(f"--init_from={init_from} knows GPT-2's token ids, and --dataset={dataset} has others")
     return load_pretrained(init_from, block_size, dropout)
 
 
@@ -387,6 +387,8 @@ def main():
     # where to start: a new model, GPT-2's weights, or an earlier run's newest state
     meta = read_meta(data_folder(dataset))
     tokenizer = make_tokenizer(meta) if sample_tokens and RANK == 0 else None
+    if sample_tokens and not tokenizer:
+        say(f"of {dataset}'s token ids only their number is known, {meta['vocab_size']}: the model will write no text")
     state, resumed = starting_state(config, meta, torch_device, torch_dtype)
     model = parallelized(state.model, torch_device, compiled)
     sizes = state.model.config
