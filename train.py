@@ -388,7 +388,8 @@ def main():
     meta = read_meta(data_folder(dataset))
     tokenizer = make_tokenizer(meta) if sample_tokens and RANK == 0 else None
     if sample_tokens and not tokenizer:
-        say(f"of {dataset}'s token ids only their number is known, {meta['vocab_size']}: the model will write no text")
+        known = f"only their number is known, {meta['vocab_size']}"
+        say(f"of the token ids of {dataset!r} {known}: the model will write no text")
     state, resumed = starting_state(config, meta, torch_device, torch_dtype)
     model = parallelized(state.model, torch_device, compiled)
     sizes = state.model.config
