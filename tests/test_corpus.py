@@ -449,6 +449,19 @@ def test_files_that_hold_text_in_other_formats_are_named(prepare):
     assert "'essays/09.pdf' and 33 more: save as .txt" in prepare("--input=essays", "--encoding=char")[1]
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_console_that_cannot_show_a_folders_name_ends_nothing(house, encoding):
+    write("東京/ü.txt", PROSE)
+    write("東京/\u0416.docx", b"")
+    command = [sys.executable, house / "data" / "prepare.py", "--input=東京", "--dataset=x", "--encoding=char"]
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, env=environment, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"'??' has 1 text" in done.stdout and b"left out '??/?.docx'" in done.stdout and b"next: " in done.stdout
+    done = subprocess.run([*command, "--val_fraction=0.001"], env=environment, capture_output=True)
+    assert done.returncode == 2 and re.fullmatch(rb"error: .* is too short: .*\r?\n", done.stderr)
+
+
 # -----------------------------------------------------------------------------
 # files and folders in the way
 
