@@ -22,7 +22,7 @@ from configurator import UserError, at_end, check_installed, close_on_disk, data
 from model import GPT, GPT2_VOCAB
 from pretrained import PRETRAINED
 from report import say
-from tokenizer import check_meta, make_tokenizer, read_meta
+from tokenizer import check_meta, make_tokenizer, read_meta, same_ids
 
 OPTIMIZERS = ("optimizer", "muon")  # the keys of the optimizers' states, in configure_optimizers' order
 KEYS = {  # what a checkpoint holds: nanoGPT's keys, and our own
@@ -281,13 +281,21 @@ def load_model(path, dropout=0.0):
 def load_trained(folder):
     """The model in a folder that train.py wrote, and its tokenizer. Raises UserError where there is none."""
     check_folder(folder)
-    model, checkpoint = load_model(os.path.join(folder, "ckpt.pt"))
+    path = os.path.join(folder, "ckpt.pt")
+    model, checkpoint = load_model(path)
     # nanoGPT's checkpoints do not hold the encoding: the data folder does
-    data = data_folder(str(checkpoint.get("config", {}).get("dataset")))
-    tokenizer = make_tokenizer(checkpoint.get("meta") or read_meta(data))
-    if tokenizer.vocab_size > model.config.vocab_size:
-        given = f"{tokenizer.vocab_size} token ids, the model {model.config.vocab_size}"
-        raise UserError(f"the encoding in {data!r} has {given}: is that the folder it was trained on?")
+    dataset = checkpoint.get("config", {}).get("dataset")
+    meta = checkpoint.get("meta") or read_meta(data_folder(str(dataset)))
+    tokenizer = make_tokenizer(meta)
+    if tokenizer is None:
+        raise UserError(
+            f"of the token ids of {path!r} only their number is known, {meta['vocab_size']}: its model can be trained, "
+            "but neither reads nor writes text"
+        )
+    if tokenizer.vocab_size > (known := model.config.vocab_size):
+        other = "GPT-2's" if meta["encoding"] == "gpt2" else f"the {tokenizer.vocab_size} of data/{dataset}"
+        needed = f"put the meta.pkl of its dataset into data/{dataset}" if dataset else "nor which dataset they are of"
+        raise UserError(f"{path!r} does not say what its {known} token ids mean, which are not {other}: {needed}")
     return model, tokenizer
 
 
@@ -348,8 +356,7 @@ def check_resumable(checkpoint, config, meta, path):
     if torch.as_tensor(checkpoint["best_val_loss"]).numel() != 1:
         raise UserError(f"{path!r} holds no single best_val_loss")
     model_args, saved_config = checkpoint["model_args"], checkpoint.get("config", {})
-    saved_meta = checkpoint.get("meta", meta)
-    if any(saved_meta.get(key) != meta.get(key) for key in ("encoding", "chars")):
+    if not same_ids(checkpoint.get("meta", meta), meta):
         raise UserError(f"{path!r} was trained with other token ids than those of --dataset={config['dataset']}")
     if (optimizer := config["optimizer"]) != (trained := saved_config.get("optimizer", "adamw")):
         raise UserError(f"{path!r} was trained with --optimizer={trained}, and cannot go on with {optimizer}")

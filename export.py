@@ -17,7 +17,7 @@ import os
 
 from checkpoint import load_trained
 from pretrained import write_pretrained
-from tokenizer import END_OF_TEXT, GPT2Tokenizer
+from tokenizer import END_OF_TEXT, CharTokenizer, GPT2Tokenizer
 
 # -----------------------------------------------------------------------------
 out_dir = "out"  # the folder with ckpt.pt
@@ -87,8 +87,9 @@ def main():
         raise UserError(f"--to={to} exists already, and nothing in it is replaced: name another, or remove it first")
     model, tokenizer = load_trained(out_dir)
     if not isinstance(tokenizer, GPT2Tokenizer):
+        kind = "single characters" if isinstance(tokenizer, CharTokenizer) else "tokens of its dataset's own"
         raise UserError(
-            f"the model in {out_dir!r} has an encoding of its own, for which transformers has no tokenizer: "
+            f"the model in {out_dir!r} writes {kind}, for which transformers has no tokenizer: "
             "only a model of GPT-2's byte pairs (prepare.py --encoding=gpt2) can be exported"
         )
     write_folder(os.path.normpath(to), model, tokenizer)

@@ -56,7 +56,7 @@ def resolve_device(device, dtype, compile):
 
 
 def mixed_precision(device, dtype):
-    """What computes in `dtype` where that is safe, and keeps small gradients of float16 from vanishing; see torch.amp."""
+    """The autocast that computes in `dtype` where that is safe, and the gradient scaler that float16 needs."""
     autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
     return autocast, torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
 

@@ -66,10 +66,11 @@ def hub_folder(repos, files, local_dir):
         hub.get_hf_file_metadata(hub.hf_hub_url(repos[0], files[0]))  # fails at once without a network
         return hub.snapshot_download(repos[0], allow_patterns=files)
     except Exception as failure:  # of many kinds: the hub's own and httpx'
+        why = f"{type(failure).__name__}: {first_line(failure):.150}"
         raise OSError(
-            f"it is not in the cache {hub.constants.HF_HUB_CACHE!r} and cannot be fetched from the hub "
-            f"({type(failure).__name__}: {first_line(failure):.150}): on a machine with a network, 'hf download {repos[0]} {' '.join(files)} "
-            f"--local-dir {local_dir}' makes a folder {local_dir} to copy here"
+            f"it is not in the cache {hub.constants.HF_HUB_CACHE!r} and cannot be fetched from the hub ({why}): on a "
+            f"machine with a network, 'hf download {repos[0]} {' '.join(files)} --local-dir {local_dir}' makes a folder "
+            f"{local_dir} to copy here"
         ) from None
 
 

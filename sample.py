@@ -53,6 +53,16 @@ def check_options():
         raise UserError(f"--compile={compile}: sampling with a key/value cache is not compiled; try --compile=False")
 
 
+def read_prompt(tokenizer):
+    """The text of `start`, or if that is the default and unknown to the model, the most natural one that it knows."""
+    if start.startswith("FILE:"):
+        return read_text(start.removeprefix("FILE:"), "prompt")
+    if start == "\n" != tokenizer.prompt:
+        print(f"note: the model knows no line end, so the text begins with {tokenizer.prompt!r}", file=sys.stderr)
+        return tokenizer.prompt
+    return start
+
+
 def until(end, ids):
     """The ids before the first `end`, if there is one."""
     return ids[: ids.index(end)] if end in ids else ids
@@ -69,7 +79,7 @@ def main():
     model.eval().to(torch_device, torch_dtype)
     pack(model)
 
-    prompt = read_text(start.removeprefix("FILE:"), "prompt") if start.startswith("FILE:") else start
+    prompt = read_prompt(tokenizer)
     ids = tokenizer.encode(prompt, special=True)
     if not ids:
         raise UserError(f"the prompt --start={start} is empty: it should have at least a character")

@@ -159,7 +159,7 @@ def starting_model(meta):
         except ValueError as failure:
             raise UserError(failure) from None
     if meta["encoding"] != "gpt2":
-        raise UserError(f"--init_from={init_from} knows GPT-2's token ids, and --dataset={dataset} has characters")
+        raise UserError(f"--init_from={init_from} knows GPT-2's token ids, and --dataset={dataset} has others")
     return load_pretrained(init_from, block_size, dropout)
 
 
@@ -336,6 +336,14 @@ def check_finite(updates, scaler):
             )
 
 
+def sample_tokenizer(meta):
+    """The tokenizer for what the model writes at each evaluation; None where nobody knows what its token ids mean."""
+    tokenizer = make_tokenizer(meta)
+    if not tokenizer:
+        say(f"only the number of {dataset!r}'s token ids is known, {meta['vocab_size']}: the model will write no text")
+    return tokenizer
+
+
 def write_sample(model, tokenizer, ids):
     """What the model writes after the token ids (T,), in one line. The seed is the same each time, to compare by."""
     torch.manual_seed(seed)
@@ -436,7 +444,7 @@ def main():
 
     # where to start: a new model, GPT-2's weights, or an earlier run's newest state
     meta = read_meta(data_folder(dataset))
-    tokenizer = make_tokenizer(meta) if sample_tokens and RANK == 0 else None
+    tokenizer = sample_tokenizer(meta) if sample_tokens and RANK == 0 else None
     state, resumed = starting_state(config, meta, scaler, torch_device)
     model = parallelized(state.model, torch_device, compiled)
     sizes = state.model.config

@@ -7,8 +7,8 @@ Turn any text into a dataset: data/NAME with train.bin and val.bin (token ids, u
     zcat big.txt.gz | python data/prepare.py --input=- --dataset=big
 
 Texts are UTF-8 and may be larger than memory. Each line of a .jsonl file is one text: {"text": "Once upon a time"}.
-If there are several texts, each goes to one split as a whole and ends with <|endoftext|> (with --encoding=char, a line
-end). Empty texts and exact copies are left out.
+After <|endoftext|> in a text a new document begins. If there are several documents, each goes to one split as a whole
+and ends with <|endoftext|> (with --encoding=char, a line end). Empty ones and exact copies are left out.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ from configurator import UserError, configure, replacing, replacing_all, run  # 
 import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from tokenizer import ENCODINGS, CharTokenizer, GPT2Tokenizer  # noqa: E402
+from tokenizer import ENCODINGS, END_OF_TEXT, CharTokenizer, GPT2Tokenizer  # noqa: E402
 
 # -----------------------------------------------------------------------------
 input: str | None = None  # a text file, a folder of .txt, .md and .jsonl files, a pattern, or - for standard input
@@ -42,9 +42,11 @@ dataset: str | None = None  # the name of the dataset, a folder in data/; None t
 encoding = "gpt2"  # gpt2 (byte pairs) or char (characters)
 val_fraction = 0.1  # the fraction of the text that is for validation
 clean = False  # remove what only transcripts have: spoken chapter numbers and doubled white space
+split_documents = True  # begin a new document after each <|endoftext|>; False: it is plain text
 # -----------------------------------------------------------------------------
 
 EXTENSIONS = (".txt", ".md", ".jsonl")
+UNREADABLE = (".doc", ".docx", ".epub", ".htm", ".html", ".mobi", ".odt", ".pdf", ".rtf")  # texts in other formats
 SPLITS = ("train", "val")
 MIN_TOKENS = 65  # in each split: one window of the smallest config's block_size, and its last target
 BLOCK_CHARS = 2**18  # characters read at a time
@@ -57,7 +59,7 @@ def count(number, noun):
 
 
 # -----------------------------------------------------------------------------
-# from files to documents; each document is an iterable of blocks, which are strings
+# from files to texts; each text is an iterable of blocks, which are strings
 
 
 def find_files(path):
@@ -67,12 +69,11 @@ def find_files(path):
     Hidden files are skipped, and part 2 comes before part 10. Raises UserError if a folder or a pattern has no files.
     """
     if os.path.isdir(path):
-        walk = os.walk(path, onerror=raise_unreadable)
-        found = [os.path.join(folder, name) for folder, _, names in walk for name in names]
-        found = [f for f in found if not re.search(r"(^|[/\\])\.", os.path.relpath(f, path))]
-        files = [f for f in found if f.lower().endswith(EXTENSIONS)]
+        found = list(walk(path))
+        files = [f for f in found if f.lower().endswith(EXTENSIONS) and not is_special(f)]
         texts, others = count(len(files), "text"), count(len(found) - len(files), "other file")
         print(f"{path!r} has {texts} ({', '.join(EXTENSIONS)}) and {others}")
+        print_unreadable(sorted(f for f in found if f.lower().endswith(UNREADABLE)))
     elif glob.has_magic(path) and not os.path.exists(path):
         files = [f for f in glob.glob(path, recursive=True) if os.path.isfile(f)]
         print(f"{path!r} matches {count(len(files), 'file')}")
@@ -84,13 +85,38 @@ def find_files(path):
     return sorted(files, key=lambda f: [int(t) if t.isdecimal() else t.lower() for t in re.split(r"(\d+)", f)])
 
 
+def walk(folder):
+    """Yield the files in a folder and below, but for hidden ones. Links to folders are followed, each folder once."""
+    seen = {os.path.realpath(folder)}
+    for parent, folders, names in os.walk(folder, onerror=raise_unreadable, followlinks=True):
+        new = {}
+        for name in sorted(folders):
+            if not name.startswith("."):
+                new.setdefault(os.path.realpath(os.path.join(parent, name)), name)
+        folders[:] = [name for real, name in new.items() if real not in seen]  # os.walk goes on into these
+        seen.update(new)
+        yield from (os.path.join(parent, name) for name in names if not name.startswith("."))
+
+
+def is_special(path):
+    """Whether a path is a pipe or a device, which may block for ever, and cannot be read twice."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+
+
+def print_unreadable(files):
+    """Name the files that were left out although they hold text."""
+    if files:
+        more = f" and {len(files) - 10:,} more" if len(files) > 10 else ""
+        print(f"left out {', '.join(map(repr, files[:10]))}{more}: save as .txt what should be read")
+
+
 def raise_unreadable(failure):
     raise UserError(f"cannot read {failure.filename!r}: {failure.strerror}")
 
 
-def read_documents(files, bar):
+def read_files(files, bar):
     """
-    Yield each document in the files as an iterable of blocks, and advance the progress bar by the bytes read.
+    Yield each text in the files as an iterable of blocks, and advance the progress bar by the bytes read.
 
     Files are read while their blocks are consumed, and UserError is raised then for a file that is not readable text.
     """
@@ -126,28 +152,144 @@ def read_blocks(path, bar, encoding, by_line=False):
             try:
                 for i, text in enumerate(iter(f.readline if by_line else partial(f.read, BLOCK_CHARS), "")):
                     if i == 0 and len(CONTROL_CHARS.findall(text)) > len(text) / 9:
-                        raise UserError(f"{path!r} is not UTF-8 text, but a binary file or UTF-16")
+                        what = "is not UTF-8 text, but a binary file or UTF-16"
+                        raise NotText(path, what, "save its text as UTF-8 first")
                     bar.update(bytes_before + f.buffer.tell() - bar.n)
                     yield text
             except UnicodeDecodeError as failure:
                 byte = f.buffer.tell() - len(failure.object) + failure.start  # failure.object is the last chunk read
-                hint = encoding_hint(failure.object)
-                raise UserError(f"the text {path!r} is not UTF-8 (byte {byte}), {hint}") from None
+                raise NotText(path, *describe_failure(path, byte, failure)) from None
     except OSError as failure:
         raise UserError(f"cannot read the text {path!r}: {failure.strerror}") from None
 
 
-def encoding_hint(data):
-    """The end of an error message about bytes that are not UTF-8: what they seem to be, and what to do."""
+class NotText(UserError):
+    """A file that is not UTF-8: `what` it is instead, and what to do."""
+
+    def __init__(self, path, what, advice):
+        super().__init__(f"the text {path!r} {what}: {advice}")
+        self.path, self.what, self.advice = path, what, advice
+
+
+BROKEN = re.compile("[\udc80-\udcff]+")  # how errors="surrogateescape" shows bytes that are not UTF-8
+BEYOND_ASCII = re.compile("[^\0-\x7f\udc80-\udcff]")
+SURROGATE = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
+
+
+def describe_failure(path, byte, failure):
+    """What a file is, given the UnicodeDecodeError at one of its bytes, and what to do: two parts of a message."""
+    data = failure.object
+    surrogate = SURROGATE.match(data, failure.start)
+    places, broken, whole, line = count_broken(path)
+    # text in an older encoding has hardly a character that happens to be whole in UTF-8
+    if surrogate or 4 * whole >= broken:
+        where = f"byte {byte}, line {line:,}"
+        where = f"{where}, where it ends" if failure.reason == "unexpected end of data" else where
+        why = ", half of a character that was saved as two (a surrogate)" if surrogate else ""
+        what = f"is UTF-8 but for {count(places, 'place')}, {'the first ' if places > 1 else ''}at {where}{why}"
+        return what, f"mend or remove what is there{iconv('-c -f UTF-8', ', which removes it')}"
+    what = f"is not UTF-8 (byte {byte})"
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         name = code = "UTF-32" if data.startswith(b"\xff\xfe\0\0") else "UTF-16"
-    elif b"\0" in data:
-        return "but a binary file: save its contents as plain text first"
+    elif data.startswith(b"\x1f\x8b"):
+        return f"{what}, but compressed", "unpack it first, as zcat does"
+    elif b"\0" in data or data.startswith(b"%PDF"):
+        return f"{what}, but a binary file", "save its contents as plain text first"
     elif re.search(rb"[\x81\x8d\x8f\x90\x9d]", data):  # bytes that Windows-1252 leaves undefined
-        return "and its encoding is not recognised: save it as UTF-8 first"
+        return f"{what}, and its encoding is not recognised", "save it as UTF-8 first"
     else:
         name, code = "Windows-1252 or Latin-1", "WINDOWS-1252"
-    return f"but seems to be {name}: save it as UTF-8 first, or run 'iconv -f {code} -t UTF-8 OLD > NEW'"
+    return f"{what}, but seems to be {name}", f"save it as UTF-8 first{iconv(f'-f {code}')}"
+
+
+def iconv(options, effect=""):
+    """The end of an advice, on systems that have iconv."""
+    return "" if sys.platform == "win32" else f", or run 'iconv {options} -t UTF-8 OLD > NEW'{effect}"
+
+
+def count_broken(path):
+    """
+    In how many places a file is not UTF-8, and in how many bytes; how many of its characters beyond ASCII are; and the
+    line of the first such place.
+    """
+    places = broken = whole = 0
+    line = 1
+    with open(path, encoding="utf-8", errors="surrogateescape") as f:
+        for text in iter(partial(f.read, BLOCK_CHARS), ""):
+            found = BROKEN.findall(text)
+            if not places:
+                line += text.count("\n", 0, BROKEN.search(text).start() if found else len(text))
+            places, broken = places + len(found), broken + sum(map(len, found))
+            whole += len(BEYOND_ASCII.findall(text))
+    return places, broken, whole, line
+
+
+def name_all(files, first):
+    """The error that names all of the files that are not UTF-8, given the one for the first of them."""
+    mistakes = []
+    for path in files:
+        try:
+            for _ in read_blocks(path, tqdm(disable=True), "utf-8"):
+                pass
+        except NotText as mistake:
+            mistakes.append(mistake)
+        except UserError:  # it is shown when the others are mended
+            pass
+    if len(mistakes) < 2:
+        return first
+    advice = {mistake.advice for mistake in mistakes}
+    names = "; ".join(f"{mistake.path!r} {mistake.what}" for mistake in mistakes)
+    return UserError(f"{names}: {advice.pop() if len(advice) == 1 else 'save each as UTF-8 first'}")
+
+
+# -----------------------------------------------------------------------------
+# documents in one text, between which stands <|endoftext|>
+
+
+def cut_at_ends(blocks, found):
+    """
+    Yield each document in the blocks of a text, as an iterable of blocks. `found` is a Counter: its "ends" counts
+    <|endoftext|>. That, and white space after it, is in no document. A text without any document is an empty one.
+    """
+    empty = True
+    for _, group in groupby(number_documents(blocks, found), key=itemgetter(0)):
+        empty = False
+        yield (block for _, block in group)
+    if empty:
+        yield []
+
+
+def number_documents(blocks, found):
+    """Yield (number of the document, block) for the blocks of a text."""
+    number, begun = 0, True
+    for piece in find_ends(blocks):
+        if piece == END_OF_TEXT:
+            found["ends"] += 1
+            number, begun = number + 1, False
+        elif piece := piece if begun else piece.lstrip():
+            begun = True
+            yield number, piece
+
+
+def find_ends(blocks):
+    """Yield the same text, each <|endoftext|> as a piece of its own, even where it lies across blocks."""
+    rest = ""
+    for block in blocks:
+        *ended, rest = (rest + block).split(END_OF_TEXT)
+        for piece in ended:
+            yield from (piece, END_OF_TEXT)
+        yield rest[: -len(END_OF_TEXT) + 1]
+        rest = rest[-len(END_OF_TEXT) + 1 :]  # what may be the beginning of one
+    yield rest
+
+
+def count_ends(blocks, found):
+    """Yield the same blocks, and count <|endoftext|> in `found`."""
+    rest = ""
+    for block in blocks:
+        found["ends"] += (rest + block).count(END_OF_TEXT)
+        rest = (rest + block)[-len(END_OF_TEXT) + 1 :]
+        yield block
 
 
 # -----------------------------------------------------------------------------
@@ -188,17 +330,17 @@ def rechunk(blocks, pattern):
         yield "".join(rest)
 
 
-def clean_blocks(blocks, removed):
+def clean_blocks(blocks, found):
     """
     Yield the text without chapter numbers at the beginning of lines and without doubled white space.
 
-    `removed` is a Counter: what was taken out is added to its "chapters" and "blanks".
+    `found` is a Counter: what was taken out is added to its "chapters" and "blanks".
     """
     for i, block in enumerate(rechunk(blocks, WHOLE_LINES)):
         block, chapters = CHAPTER.subn("", block if i else block.lstrip("\ufeff"))
         block, blanks = re.subn(r"[ \t]{2,}|\t", " ", block)
         block, lines = re.subn(r"\n{3,}", "\n\n", block)
-        removed.update(chapters=chapters, blanks=blanks + lines)
+        found.update(chapters=chapters, blanks=blanks + lines)
         yield block
 
 
@@ -255,6 +397,16 @@ def choose_splits(hashes, sizes, val_fraction):
     return splits
 
 
+def print_found(found, documents, clean, split_documents):
+    """Print what was taken out, and how many documents <|endoftext|> made."""
+    if clean:
+        chapters, blanks = count(found["chapters"], "spoken chapter number"), count(found["blanks"], "run")
+        print(f"took out {chapters} and {blanks} of white space")
+    if found["ends"]:
+        result = f"makes {count(documents, 'document')}" if split_documents else "stays plain text, as in nanoGPT"
+        print(f"found {END_OF_TEXT} {count(found['ends'], 'time')}, which {result}")
+
+
 def print_splits(splits):
     """Print how many documents each split has, unless there is only one, and how many are left out."""
     train, val, left_out = (int((splits == split).sum()) for split in (0, 1, -1))
@@ -268,7 +420,7 @@ def print_splits(splits):
 # reading, encoding and writing
 
 
-def prepare(files, folder, encoding, val_fraction, clean):
+def prepare(files, folder, encoding, val_fraction, clean, split_documents):
     """
     Write train.bin, val.bin and meta.json to `folder`.
 
@@ -279,23 +431,32 @@ def prepare(files, folder, encoding, val_fraction, clean):
         raise UserError(f"--encoding={encoding} is unknown: it may be {' or '.join(ENCODINGS)}")
     if not 0 < val_fraction < 1:
         raise UserError(f"--val_fraction={val_fraction} should be between 0 and 1, for example 0.1")
+    for path in files:
+        if is_special(path):
+            raise UserError(f"{path!r} is a pipe or a device, and no file: --input=- reads from standard input")
+    how = folder, encoding, val_fraction, clean, split_documents
     if files != ["-"]:
-        return write_dataset(files, folder, encoding, val_fraction, clean)
+        return write_dataset(files, *how)
     with tempfile.TemporaryDirectory() as temporary:
-        path = os.path.join(temporary, "standard input")  # the text is read twice, which standard input does not allow
+        path = os.path.join(temporary, "text")  # it is read twice, which standard input does not allow
         with replacing(path) as f:
             shutil.copyfileobj(sys.stdin.buffer, f)
-        return write_dataset([path], folder, encoding, val_fraction, clean)
+        try:
+            return write_dataset([path], *how)
+        except UserError as mistake:
+            raise UserError(str(mistake).replace(repr(path), "standard input")) from None
 
 
-def write_dataset(files, folder, encoding, val_fraction, clean):
+def write_dataset(files, folder, encoding, val_fraction, clean, split_documents):
     """Do what `prepare` promises, with checked arguments: read all texts to choose splits, then again to encode."""
-    removed = Counter()
-    hashes, sizes, chars = scan(read_texts(files, clean, removed, "reading"), with_chars=encoding == "char")
+    found = Counter()
+    texts = read_texts(files, clean, split_documents, found, "reading")
+    try:
+        hashes, sizes, chars = scan(texts, with_chars=encoding == "char")
+    except NotText as mistake:
+        raise name_all(files, mistake) from None
     splits = choose_splits(hashes, sizes, val_fraction)
-    if clean:
-        chapters, blanks = count(removed["chapters"], "spoken chapter number"), count(removed["blanks"], "run")
-        print(f"took out {chapters} and {blanks} of white space")
+    print_found(found, len(sizes), clean, split_documents)
     print_splits(splits)
     single_text = (splits >= 0).sum() <= 1
     train_chars = int(sizes.max(initial=0) * (1 - val_fraction)) if single_text else None
@@ -308,28 +469,33 @@ def write_dataset(files, folder, encoding, val_fraction, clean):
     meta = tokenizer.meta() | {split: {"tokens": 0, "bytes": 0} for split in SPLITS}
     paths = [os.path.join(folder, name) for name in ("train.bin", "val.bin", "meta.json")]
     with replacing_all(paths) as [train_file, val_file, meta_file]:
-        texts = read_texts(files, clean, Counter(), "encoding")
+        texts = read_texts(files, clean, split_documents, Counter(), "encoding")
         for split, ids, size in encode_texts(texts, splits.tolist(), train_chars, tokenizer):
             (train_file, val_file)[split].write(np.array(ids, dtype="<u2").tobytes())
             meta[SPLITS[split]]["tokens"] += len(ids)
             meta[SPLITS[split]]["bytes"] += size
         for split in SPLITS:
             if (tokens := meta[split]["tokens"]) < MIN_TOKENS:
-                tip = "" if single_text else " (a document is never divided, but one file with all of them would be)"
-                found = count(tokens, "token")
-                raise UserError(f"{source} is too short: {split} would have {found}, but needs {MIN_TOKENS}{tip}")
+                instead = "--split_documents=False reads all as one" if found["ends"] else "one file with all would be"
+                tip = "" if single_text else f" (a document is never divided, but {instead})"
+                size = count(tokens, "token")
+                raise UserError(f"{source} is too short: {split} would have {size}, but needs {MIN_TOKENS}{tip}")
         meta_file.write(json.dumps(meta, indent=1).encode("utf-8"))
     print_sizes(meta)
     return meta
 
 
-def read_texts(files, clean, removed, title):
-    """Yield each text as an iterable of blocks, cleaned if `clean`, under a progress bar with a title."""
+def read_texts(files, clean, split_documents, found, title):
+    """
+    Yield each document as an iterable of blocks, under a progress bar with a title. `found` is a Counter of what
+    cleaning and splitting find.
+    """
     total = sum(os.path.getsize(path) for path in files if os.path.exists(path))
     terminal = sys.stderr.isatty()
     with tqdm(total=total, unit="B", unit_scale=True, desc=title, leave=False, disable=not terminal) as bar:
-        for blocks in read_documents(files, bar):
-            yield clean_blocks(blocks, removed) if clean else blocks
+        for text in read_files(files, bar):
+            for blocks in cut_at_ends(text, found) if split_documents else [count_ends(text, found)]:
+                yield clean_blocks(blocks, found) if clean else blocks
 
 
 def encode_texts(texts, splits, train_chars, tokenizer):
@@ -373,6 +539,8 @@ def dataset_folder(name, path):
             path = os.path.dirname(path)
         stem = os.path.basename(path) if os.path.isdir(path) else os.path.splitext(os.path.basename(path))[0]
         name = re.sub(r"[^a-z0-9_]+", "-", stem.lower()).strip("-_")
+        if not name:
+            raise UserError(f"no dataset can be named after {stem!r}: name it in letters a to z with --dataset=NAME")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
         raise UserError(f"{name!r} cannot be a dataset's name: choose letters and digits with --dataset=NAME")
     folder = os.path.join(HERE, name)
@@ -400,7 +568,7 @@ def main():
     except OSError as failure:
         raise UserError(f"cannot make the folder {folder!r}: {failure.strerror}") from None
     try:
-        meta = prepare(files, folder, encoding, val_fraction, clean)
+        meta = prepare(files, folder, encoding, val_fraction, clean, split_documents)
     finally:
         with contextlib.suppress(OSError):  # after a mistake a new folder is empty; one with a dataset stays
             os.rmdir(folder)

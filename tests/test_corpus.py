@@ -7,6 +7,7 @@ The mistakes that it reports are in test_prepare.py.
 import importlib.util
 import io
 import json
+import os
 import random
 import re
 import shutil
@@ -23,7 +24,7 @@ from tokenizer import CharTokenizer, GPT2Tokenizer, make_tokenizer, read_meta
 ROOT = Path(__file__).resolve().parent.parent
 WRITTEN = {"train.bin", "val.bin", "meta.json"}
 PROSE = "The kettle had opinions, and on Thursdays it aired them. " * 100
-END = 50256
+END, END_OF_TEXT = 50256, "<|endoftext|>"
 
 gpt2 = GPT2Tokenizer()  # tests/test_tokenizer.py shows that its ids are tiktoken's own
 
@@ -56,7 +57,9 @@ def prepare(script, monkeypatch, capsys):
     """prepare("--key=value", ...) runs its main; returns status, output and error output."""
 
     def call(*arguments):
-        vars(script).update(input=None, dataset=None, encoding="gpt2", val_fraction=0.1, clean=False)
+        vars(script).update(
+            input=None, dataset=None, encoding="gpt2", val_fraction=0.1, clean=False, split_documents=True
+        )
         monkeypatch.setattr(sys, "argv", ["prepare.py", *arguments])
         return (status_of(script), *capsys.readouterr())
 
@@ -148,9 +151,9 @@ def test_a_text_of_many_blocks_is_encoded_as_nanogpt_encodes_it(script, prepare,
     script.BLOCK_CHARS = 1000
     draw = random.Random(7)
     text = write("text.txt", "".join(draw.choices(SYLLABLES, k=20_000)).replace("\r", ""))
-    status, out, err = prepare("--input=text.txt")
+    status, out, err = prepare("--input=text.txt", "--split_documents=False")
     n = len(text)
-    assert (status, err) == (0, "")
+    assert (status, err) == (0, "") and f"found {END_OF_TEXT} {text.count(END_OF_TEXT)} times, which stays plain" in out
     assert ids_in(house / "data" / "text") == [gpt2.encode(text[: int(n * 0.9)]), gpt2.encode(text[int(n * 0.9) :])]
 
 
@@ -321,6 +324,69 @@ def test_byte_order_marks_are_no_part_of_documents(prepare, house):
 
 
 # -----------------------------------------------------------------------------
+# documents in one text, with <|endoftext|> between them
+
+
+@pytest.mark.parametrize("form", ["{}<|endoftext|>", "{}<|endoftext|>\n", "{}\n<|endoftext|>\n\n", "<|endoftext|>\n{}"])
+@pytest.mark.parametrize("size", [1, 5, 13, 997, 2**18])
+def test_an_end_of_text_in_a_text_makes_documents_wherever_blocks_are_cut(script, prepare, house, form, size):
+    script.BLOCK_CHARS = size
+    texts = [text.strip() + "." for text in essays(40, words=20)]
+    write("all.txt", "".join(map(form.format, texts)))
+    status, out, err = prepare("--input=all.txt")
+    assert (status, err) == (0, "")
+    assert "found <|endoftext|> 40 times, which makes 40 documents\n" in out and "left out" not in out
+    train, val = documents_in(house / "data" / "all")
+    assert sorted(text.strip() for text in train + val) == sorted(texts)
+    assert f"{len(train)} documents for training, {len(val)} for validation" in out and len(val) >= 2
+
+
+def test_documents_in_one_text_are_those_of_a_folder(prepare, house):
+    texts = essays(30)
+    for i, text in enumerate([*texts, texts[3], ""]):
+        write(f"essays/{i}.txt", text)
+    write("all.txt", END_OF_TEXT.join([*texts, texts[3], "", " \n"]))
+    write("all.jsonl", "".join(json.dumps({"text": END_OF_TEXT.join(texts[i : i + 10])}) + "\n" for i in (0, 10, 20)))
+    results = []
+    for source in ("essays", "all.txt", "all.jsonl"):
+        status, out, _ = prepare(f"--input={source}", "--dataset=x")
+        results.append([(house / "data" / "x" / name).read_bytes() for name in sorted(WRITTEN)])
+        assert status == 0 and ("found <|endoftext|> 32 times, which makes 31 documents\n" in out) == ("txt" in source)
+        assert ("left out 1 empty or duplicate document\n" in out) == ("txt" in source)
+    assert results[0] == results[1] == results[2]
+
+
+def test_documents_of_characters_in_one_text_have_a_line_end_between_them(prepare, house):
+    texts = ["".join(random.Random(i).choices("abcdef ", k=500)).strip() for i in range(12)]
+    write("all.txt", END_OF_TEXT.join(texts))
+    assert prepare("--input=all.txt", "--encoding=char")[0] == 0
+    meta = read_meta(house / "data" / "all")
+    splits = [make_tokenizer(meta).decode_bytes(ids).decode() for ids in ids_in(house / "data" / "all")]
+    assert sorted("".join(splits).splitlines()) == sorted(texts) and meta["chars"] == "\n abcdef"
+
+
+def test_a_single_document_with_an_end_is_divided_as_a_single_text(prepare, house):
+    write("one.txt", f"{PROSE}<|endoftext|>\n")
+    status, out, _ = prepare("--input=one.txt")
+    assert status == 0 and "found <|endoftext|> 1 time, which makes 1 document\n" in out
+    assert ids_in(house / "data" / "one") == [gpt2.encode(PROSE[:5130]), gpt2.encode(PROSE[5130:])]
+
+
+def test_each_document_in_a_text_is_cleaned_from_its_beginning(prepare, house):
+    write("all.txt", f"Chapter One. {PROSE}<|endoftext|>Chapter Two. x{PROSE}")
+    status, out, _ = prepare("--input=all.txt", "--clean=True")
+    assert status == 0 and "took out 2 spoken chapter numbers" in out
+    assert sorted(sum(documents_in(house / "data" / "all"), [])) == [PROSE, f"x{PROSE}"]
+
+
+def test_too_short_documents_in_one_text_may_be_read_as_one(prepare):
+    write("all.txt", "A haiku.<|endoftext|>" + PROSE)
+    status, _, err = prepare("--input=all.txt")
+    assert status == 2 and "(a document is never divided, but --split_documents=False reads all as one)\n" in err
+    assert prepare("--input=all.txt", "--split_documents=False")[0] == 0
+
+
+# -----------------------------------------------------------------------------
 # other datasets are safe
 
 
@@ -371,8 +437,61 @@ def test_the_sizes_of_tiny_splits_are_in_the_singular(script, capsys):
     assert capsys.readouterr().out == "train has 1,000 tokens (0 bytes of text)\nval has 1 token (1 byte of text)\n"
 
 
+def test_files_that_hold_text_in_other_formats_are_named(prepare):
+    write("essays/a.txt", PROSE)
+    for name in ("b.docx", "c.PDF", "sub/d.epub", "cover.jpg", ".hidden.pdf"):
+        write(f"essays/{name}", b"PK\x03\x04")
+    out = prepare("--input=essays", "--encoding=char")[1]
+    assert "'essays' has 1 text (.txt, .md, .jsonl) and 4 other files\n" in out
+    assert "left out 'essays/b.docx', 'essays/c.PDF', 'essays/sub/d.epub': save as .txt what should be read\n" in out
+    for i in range(40):
+        write(f"essays/{i:02}.pdf", b"%PDF")
+    assert "'essays/09.pdf' and 33 more: save as .txt" in prepare("--input=essays", "--encoding=char")[1]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_console_that_cannot_show_a_folders_name_ends_nothing(house, encoding):
+    write("東京/ü.txt", PROSE)
+    write("東京/\u0416.docx", b"")
+    command = [sys.executable, house / "data" / "prepare.py", "--input=東京", "--dataset=x", "--encoding=char"]
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, env=environment, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"'??' has 1 text" in done.stdout and b"left out '??/?.docx'" in done.stdout and b"next: " in done.stdout
+    done = subprocess.run([*command, "--val_fraction=0.001"], env=environment, capture_output=True)
+    assert done.returncode == 2 and re.fullmatch(rb"error: .* is too short: .*\r?\n", done.stderr)
+
+
 # -----------------------------------------------------------------------------
 # files and folders in the way
+
+
+def test_links_to_folders_are_followed_once_each_even_in_a_circle(prepare, house):
+    texts = essays(20)
+    for i, text in enumerate(texts):
+        write(f"{'essays' if i % 2 else 'elsewhere/deep'}/{i}.txt", text)
+    Path("essays/linked").symlink_to(Path("elsewhere").resolve())
+    Path("essays/again").symlink_to(Path("elsewhere").resolve())
+    Path("elsewhere/deep/circle").symlink_to(Path("essays").resolve())
+    write("essays/.git/hidden.txt", "hidden")
+    Path("essays/.git/linked").symlink_to(Path("elsewhere").resolve())
+    status, out, err = prepare("--input=essays")
+    assert (status, err) == (0, "") and "'essays' has 20 texts" in out and "left out" not in out
+    assert sorted(sum(documents_in(house / "data" / "essays"), [])) == sorted(texts)
+
+
+def test_a_pipe_among_texts_is_left_out(prepare):
+    write("essays/a.txt", PROSE)
+    os.mkfifo("essays/b.txt")
+    status, out, _ = prepare("--input=essays", "--encoding=char")
+    assert status == 0 and "'essays' has 1 text (.txt, .md, .jsonl) and 1 other file\n" in out
+
+
+@pytest.mark.parametrize("path", ["pipe.txt", os.devnull])
+def test_a_pipe_or_device_as_input_is_an_error_that_names_standard_input(prepare, path):
+    os.mkfifo("pipe.txt")
+    status, _, err = prepare(f"--input={path}", "--dataset=x")
+    assert status == 2 and err.startswith(f"error: {path!r} is a pipe or a device") and "--input=-" in err
 
 
 def test_a_binary_file_among_texts_is_named(prepare, house):

@@ -275,6 +275,15 @@ def test_a_model_of_characters_is_refused(mistake, tmp_path):
     assert os.listdir(tmp_path) == ["out"]
 
 
+def test_a_model_of_tokens_is_refused_with_the_reason(mistake, tmp_path):
+    meta = {"encoding": "tokens", "vocab_size": 3, "tokens": ["C4", "D4", "E4"]}
+    save(tmp_path / "out", make(vocab_size=3), meta=meta)
+    assert re.search("tokens of its dataset's own.*--encoding=gpt2", mistake("--out_dir=out", "--to=hf"))
+    save(tmp_path / "numbers", make(vocab_size=3), meta={"encoding": "tokens", "vocab_size": 3})
+    assert "only their number is known" in mistake("--out_dir=numbers", "--to=hf")
+    assert sorted(os.listdir(tmp_path)) == ["numbers", "out"]
+
+
 def test_what_is_there_is_kept(mistake, export, tmp_path):
     save(tmp_path / "out", make())
     (tmp_path / "file").write_text("mine")

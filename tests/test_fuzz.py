@@ -19,7 +19,7 @@ import sample
 import train
 from configurator import UserError, configure, read_options
 from report import bits_per_byte
-from tokenizer import CharTokenizer, GPT2Tokenizer, make_tokenizer, read_meta
+from tokenizer import CharTokenizer, GPT2Tokenizer, TokensTokenizer, make_tokenizer, read_meta
 
 TRIES = settings(
     max_examples=500,
@@ -176,10 +176,11 @@ counts = st.one_of(
     plain, st.fixed_dictionaries({}, optional={"tokens": st.one_of(plain, st.integers()), "bytes": plain})
 )
 metas = st.fixed_dictionaries(
-    {"encoding": st.one_of(st.sampled_from(["gpt2", "char"]), plain)},
+    {"encoding": st.one_of(st.sampled_from(["gpt2", "char", "tokens"]), plain)},
     optional={
         "vocab_size": st.one_of(st.sampled_from([50257, 0, 1, 2, 3]), plain),
         "chars": chars,
+        "tokens": st.one_of(plain, st.lists(st.text(max_size=3), max_size=3)),
         "train": counts,
         "val": counts,
     },
@@ -193,6 +194,14 @@ def assert_meta(meta):
         assert type(meta["vocab_size"]) is int and type(meta["chars"]) is str
         assert tokenizer.encode(meta["chars"]) == list(range(meta["vocab_size"])) == list(range(tokenizer.vocab_size))
         assert tokenizer.decode_bytes([meta["vocab_size"] - 1])
+    elif meta is not None and meta["encoding"] == "tokens":
+        assert type(meta["vocab_size"]) is int and 0 < meta["vocab_size"] <= 2**16
+        if tokenizer := make_tokenizer(meta):
+            assert len(meta["tokens"]) == meta["vocab_size"] == tokenizer.vocab_size
+            ids = tokenizer.encode(tokenizer.prompt + "".join(meta["tokens"]))
+            assert tokenizer.decode_bytes(ids) == tokenizer.decode_bytes(
+                [*tokenizer.encode(tokenizer.prompt), *range(meta["vocab_size"])]
+            )
     elif meta is not None:
         assert (meta["encoding"], meta["vocab_size"]) == ("gpt2", 50257)
     for counts in [meta[split] for split in ("train", "val") if split in (meta or {})]:
@@ -212,6 +221,8 @@ def assert_meta(meta):
 @examples('{"encoding": "char", "vocab_size": 2, "chars": ["a", "b"]}')
 @examples('{"encoding": "char", "vocab_size": true, "chars": "a"}')
 @examples('{"encoding": "char", "vocab_size": 2.0, "chars": "ab"}')
+@examples('{"encoding": "tokens", "vocab_size": 2, "tokens": ["a", ["b"]]}', '{"encoding": "tokens"}')
+@examples('{"encoding": "tokens", "vocab_size": true}', '{"encoding": "tokens", "vocab_size": 1, "tokens": null}')
 @examples('{"encoding": "gpt2", "vocab_size": 50257, "val": null}')
 @examples('{"encoding": "gpt2", "vocab_size": 50257, "train": {"tokens": "3", "bytes": 9}}')
 def test_texts_as_a_meta_json_give_a_tokenizer_or_an_error(text):
@@ -250,7 +261,7 @@ def pickled(vocab_size, *tokens):
 @examples(*(head + struct.pack("<Q", 2**60) + b"a" for head in (b"\x80\x04\x95", b"\x80\x04\x8e", b"\x80\x04\x8d")))
 @examples(pickle.dumps({"vocab_size": 3}), pickle.dumps({"itos": {0: "a"}}), pickled(0), pickled(3, "a", "b"))
 @examples(pickled(2, "a", "a"), pickled(2, 1, 2), pickled(2, "one", "two"), pickled(2.0, "a", "b"))
-@examples(pickle.dumps({"vocab_size": 2, "itos": {0: "a", 2: "b"}}))
+@examples(pickle.dumps({"vocab_size": 2, "itos": {0: "a", 2: "b"}}), pickle.dumps({"vocab_size": 2**40, "itos": []}))
 def test_bytes_as_a_meta_pkl_give_a_tokenizer_or_an_error(content):
     with open("meta.pkl", "wb") as f:
         f.write(content)
@@ -308,6 +319,16 @@ def test_every_text_makes_the_round_trip_through_characters_or_has_one_that_is_u
     assert tokenizer.decode_bytes(tokenizer.encode(known)) == known.encode("utf-8")
     ids = outcome(tokenizer.encode, text)
     assert (ids is None) == (not set(text) <= set(known))
+
+
+@TRIES
+@given(st.lists(st.text("ab\n ", max_size=4), min_size=1, max_size=6).filter(any), st.text("ab\n c", max_size=9))
+def test_every_text_makes_the_round_trip_through_a_list_of_tokens_or_has_a_place_where_none_matches(tokens, text):
+    tokenizer = TokensTokenizer(tokens)
+    ids = outcome(tokenizer.encode, text)
+    assert ids is None or tokenizer.decode_bytes(ids) == text.encode()
+    assert ids is not None or not set("ab\n c") <= set(tokens)
+    assert all(tokens.index(tokens[i]) == i for i in ids or [])
 
 
 @TRIES

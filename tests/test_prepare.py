@@ -4,15 +4,18 @@ What data/hitchikersguide/prepare.py promises, and the mistakes that it and data
 The scripts run on copies, so that the repository's own data stays as it is.
 """
 
+import gzip
 import hashlib
 import importlib.util
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -272,6 +275,8 @@ def test_windows_line_ends_give_the_same_ids_as_unix_ones(clean, house, cleaning
 
 GOOD = '{"text": "good"}\n'
 LATIN = PROSE.encode() + b"caf\xe9"
+GREEK = ("ὁ λύχνος ἔχει γνώμας, καὶ τῇ πέμπτῃ λέγει αὐτάς.\n").encode() * 400
+SURROGATES = "\ud83d\ude42".encode("utf-8", "surrogatepass")
 MANY = "".join(map(chr, range(0xE000, 0x1F000)))
 
 MISTAKES = [  # script, file, its contents, arguments, part of the message
@@ -295,7 +300,8 @@ MISTAKES = [  # script, file, its contents, arguments, part of the message
     # the dataset's name
     (ANY, "a.txt", PROSE, "--input=a.txt --dataset=../a", "'../a' cannot be a dataset's name"),
     (ANY, "a.txt", PROSE, "--input=a.txt --dataset=", "'' cannot be a dataset's name"),
-    (ANY, "東京.txt", PROSE, "--input=東京.txt", "--dataset=NAME"),
+    (ANY, "東京.txt", PROSE, "--input=東京.txt", "named after '東京': name it in letters a to z with --dataset=NAME"),
+    (ANY, "Ὀδύσσεια.txt", PROSE, "--input=Ὀδύσσεια.txt", "named after 'Ὀδύσσεια': name it in letters a to z"),
     # too little text, or too many characters
     (ANY, "a.txt", "", "--input=a.txt", "too short: train would have 0 tokens, but needs 65"),
     (NOVEL, "a.txt", "", "--input=a.txt", "too short: train would have 0 tokens, but needs 65"),
@@ -325,6 +331,31 @@ MISTAKES = [  # script, file, its contents, arguments, part of the message
     (ANY, "a.txt", PROSE.encode() * 9 + b"\x81\xff", "--input=a.txt", "is not UTF-8 (byte 51300), and its encoding"),
     (ANY, "a.txt", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "--input=a.txt", "a binary file"),
     (ANY, "a.jsonl", GOOD.encode() + b'{"text": "caf\xe9"}', "--input=a.jsonl", "WINDOWS-1252"),
+    (ANY, "a.txt", b"\x1f\x8b\x08\x08" + bytes(range(256)), "--input=a.txt", "(byte 1), but compressed: unpack it"),
+    (ANY, "a.pdf", "%PDF-1.4\n%âãÏÓ\n".encode("latin-1"), "--input=a.pdf", "but a binary file: save its contents as"),
+    # UTF-8 but for few places
+    (
+        ANY,
+        "a.txt",
+        GREEK[:-3],
+        "--input=a.txt",
+        "is UTF-8 but for 1 place, at byte 37196, line 400, where it ends: mend",
+    ),
+    (
+        ANY,
+        "a.txt",
+        "Ünd".encode() + PROSE.encode() + "🙂".encode()[:3],
+        "--input=a.txt",
+        "1 place, at byte 5704, line 1",
+    ),
+    (ANY, "a.txt", GREEK + b"\xff" + GREEK, "--input=a.txt", "is UTF-8 but for 1 place, at byte 37200, line 401: mend"),
+    (NOVEL, "a.txt", GREEK + b"\xe9" + GREEK, "--input=a.txt", "'iconv -c -f UTF-8 -t UTF-8 OLD > NEW', which removes"),
+    (ANY, "a.txt", b"\xe9\n" + GREEK + b"\xe9", "--input=a.txt", "for 2 places, the first at byte 0, line 1: mend"),
+    (ANY, "a.txt", PROSE.encode() + SURROGATES, "--input=a.txt", "byte 5700, line 1, half of a character that was"),
+    (ANY, "a.txt", GREEK + SURROGATES * 5, "--input=a.txt", "is UTF-8 but for 1 place, at byte 37200, line 401, half"),
+    (ANY, "a.jsonl", b'{"text": "' + GREEK[:99] + b"\xff", "--input=a.jsonl", "is UTF-8 but for 1 place, at byte 109"),
+    (ANY, "a.txt", "мы говорим и пишем ".encode("koi8-r") * 99, "--input=a.txt", "is not UTF-8 (byte 0)"),
+    (ANY, "a.txt", "我们说话和写作".encode("gbk") * 99, "--input=a.txt", "is not UTF-8 (byte "),
 ]
 
 
@@ -350,6 +381,62 @@ def test_a_mistake_is_one_line_and_status_2_and_changes_no_file(
     assert status == 2
     assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n") and message in err
     assert everything_in(tmp_path / "house") == before
+
+
+def test_all_files_that_are_not_utf_8_are_named_at_once(run_script, tmp_path, monkeypatch):
+    (tmp_path / "desk").mkdir()
+    monkeypatch.chdir(tmp_path / "desk")
+    files = {"a.txt": PROSE.encode(), "b.txt": LATIN, "c.txt": GREEK, "d.txt": LATIN[:300:-1], "e.jsonl": GOOD.encode()}
+    for name, content in files.items():
+        Path(name).write_bytes(content)
+    status, _, err = run_script(ANY, "--input=.", "--dataset=x")
+    latin = "is not UTF-8 (byte {}), but seems to be Windows-1252 or Latin-1"
+    advice = "save it as UTF-8 first, or run 'iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW'"
+    assert status == 2
+    assert err == f"error: './b.txt' {latin.format(5703)}; './d.txt' {latin.format(0)}: {advice}\n"
+    Path("f.md").write_bytes(GREEK + b"\xff" + GREEK)
+    Path("g.jsonl").write_bytes(b"\x1f\x8b\x08\0\0")
+    status, _, err = run_script(ANY, "--input=.", "--dataset=x")
+    assert status == 2 and err.count("\n") == 1 and err.endswith(": save each as UTF-8 first\n")
+    assert err.count("./") == 4 and "'./f.md' is UTF-8 but for 1 place" in err and "'./g.jsonl' is not UTF-8" in err
+
+
+def test_one_bad_byte_in_800_kb_is_found_by_its_byte_and_line(prepare, tmp_path):
+    (tmp_path / "a.txt").write_bytes(GREEK * 11 + b"\xff" + GREEK * 11)
+    status, _, err = prepare(f"--input={tmp_path / 'a.txt'}")
+    assert status == 2 and "is UTF-8 but for 1 place, at byte 409200, line 4,401: mend or remove" in err
+
+
+@pytest.mark.parametrize("text", [LATIN, GREEK + b"\xff", PROSE.encode("utf-16")], ids=["latin", "one byte", "utf-16"])
+def test_on_windows_which_has_no_iconv_no_advice_names_it(prepare, tmp_path, monkeypatch, text):
+    (tmp_path / "a.txt").write_bytes(text)
+    monkeypatch.setattr(sys, "platform", "win32")
+    status, _, err = prepare(f"--input={tmp_path / 'a.txt'}")
+    assert status == 2 and err.startswith("error: ") and "iconv" not in err and re.search("(first|there)\n$", err)
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (b"", "standard input is too short"),
+        (gzip.compress(PROSE.encode()), "standard input is not UTF-8 (byte 1), but compressed"),
+        (LATIN, "the text standard input is not UTF-8 (byte 5703)"),
+        (bytes(99), "standard input is not UTF-8 text"),
+    ],
+    ids=["empty", "gz", "latin", "binary"],
+)
+@pytest.mark.parametrize("script", [ANY, NOVEL])
+def test_a_mistake_in_standard_input_names_that_and_no_temporary_file(run_script, monkeypatch, script, content, said):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    status, _, err = run_script(script, "--input=-", *(["--dataset=x"] if script == ANY else []))
+    assert status == 2 and said in err and tempfile.gettempdir() not in err and err.count("\n") == 1
+
+
+def test_the_novels_prepare_keeps_nanogpts_tokens_and_says_how_many_ends_it_saw(prepare, house):
+    text = f"{PROSE}<|endoftext|>{PROSE}<|endoftext|>"
+    status, out, err = prepare("--clean=False", text=text)
+    assert (status, err) == (0, "") and "found <|endoftext|> 2 times, which stays plain text, as in nanoGPT\n" in out
+    assert ids_in(house) == [gpt2.bpe.encode_ordinary(part) for part in nanogpts_split(text)]
 
 
 @pytest.mark.parametrize("text", [b"caf\xe9 " * 1000, None], ids=["latin-1", "missing"])

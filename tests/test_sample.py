@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import subprocess
 
 import pytest
@@ -245,6 +246,58 @@ def test_nanogpts_checkpoint_is_sampled_with_the_data_folders_meta(sample, repo,
         pickle.dump({"vocab_size": len(itos), "itos": itos, "stoi": {c: i for i, c in itos.items()}}, f)
     options = ("--start=h", "--max_new_tokens=4", "--temperature=0")
     assert sample(*options, "--num_samples=2") == ("hello\n" + DASHES) * 2
+
+
+TOKENS = ["e4", "e5", "Nf3", " ", "e4", ""]
+
+
+def test_a_model_of_tokens_reads_and_writes_them(sample, inside, tmp_path):
+    meta = {"encoding": "tokens", "vocab_size": 6, "tokens": TOKENS}
+    save(tmp_path / "out" / "ckpt.pt", writer([0, 3, 1, 3, 2, 5, 4], 8, 6), meta=meta)
+    options = ("--max_new_tokens=6", "--temperature=0", "--num_samples=1")
+    assert sample("--start=e4", *options) == "e4 e5 Nf3e4\n" + DASHES
+    done = inside("sample.py", "--start=e4 d5", "--out_dir=out")
+    assert done.returncode == 2 and re.fullmatch("error: .*'d5'.*\n", done.stderr)
+
+
+@pytest.mark.parametrize(
+    "meta, prompt",
+    [
+        ({"encoding": "char", "vocab_size": 4, "chars": " آبش"}, " "),
+        ({"encoding": "char", "vocab_size": 4, "chars": "آبشی"}, "آ"),
+        ({"encoding": "tokens", "vocab_size": 4, "tokens": ["", "d4", "d5", "c4"]}, "d4"),
+    ],
+    ids=["blank", "letter", "token"],
+)
+def test_where_the_model_knows_no_line_end_the_default_prompt_is_one_that_it_knows(inside, tmp_path, meta, prompt):
+    save(tmp_path / "out" / "ckpt.pt", writer([0, 1, 2, 3], 8, 4), meta=meta)
+    done = inside("sample.py", "--out_dir=out", "--max_new_tokens=3", "--num_samples=2")
+    assert done.returncode == 0 and done.stdout.startswith(prompt) and done.stdout.count(DASHES) == 2
+    assert done.stderr == f"note: the model knows no line end, so the text begins with {prompt!r}\n"
+
+
+def test_a_model_of_which_only_the_number_of_ids_is_known_is_not_sampled_and_says_so(inside, tmp_path):
+    save(tmp_path / "out" / "ckpt.pt", writer([0, 1], 8, 9), meta={"encoding": "tokens", "vocab_size": 9})
+    done = inside("sample.py", "--out_dir=out")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch("error: .*only their number is known, 9.*neither reads nor writes text\n", done.stderr)
+
+
+@pytest.mark.parametrize(
+    "config, said",
+    [
+        ({"dataset": "nowhere"}, "its 9 token ids mean, which are not GPT-2's: put the meta.pkl .* into data/nowhere"),
+        ({"dataset": "larger"}, "its 9 token ids mean, which are not the 29 of data/larger: put the meta.pkl "),
+        ({}, "its 9 token ids mean, which are not GPT-2's: nor which dataset they are of"),
+    ],
+    ids=["no folder", "another's meta.pkl", "no name"],
+)
+def test_nanogpts_checkpoint_without_its_meta_pkl_says_that_this_is_missing(inside, repo, tmp_path, config, said):
+    save(tmp_path / "out" / "ckpt.pt", writer([0, 1], 8, 9), config=config)
+    (repo / "data" / "larger").mkdir(exist_ok=True)
+    (repo / "data" / "larger" / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": 29, "itos": list(CHARS[:29])}))
+    done = inside("sample.py", "--out_dir=out")
+    assert done.returncode == 2 and re.fullmatch(f"error: .*{said}.*\n", done.stderr)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -19,7 +19,7 @@ import tiktoken
 import tiktoken.registry
 
 from configurator import UserError
-from tokenizer import CharTokenizer, GPT2Tokenizer, make_tokenizer, read_meta
+from tokenizer import CharTokenizer, GPT2Tokenizer, TokensTokenizer, make_tokenizer, read_meta, same_ids
 
 ROOT = Path(__file__).resolve().parent.parent
 NOVEL = ROOT / "data" / "hitchikersguide" / "transcriptions.txt"
@@ -248,6 +248,46 @@ def test_an_unknown_character_is_named_with_the_known_ones(char):
 
 
 # -----------------------------------------------------------------------------
+# tokens: any list of strings
+
+
+def test_a_text_is_encoded_by_the_longest_token_that_matches_and_equal_ones_by_the_first():
+    tokenizer = TokensTokenizer(["a", "ab", "abc", " ", "ab", "", "東京"])
+    assert tokenizer.vocab_size == 7
+    assert tokenizer.encode("abcab a東京aab") == [2, 1, 3, 0, 6, 0, 1]
+    assert tokenizer.decode_bytes([4, 5, 2]).decode() == "ababc"  # the later of equal ones is written all the same
+
+
+def test_what_no_token_matches_is_named_with_its_place_and_some_tokens():
+    tokenizer = TokensTokenizer(["Nf3", "e4", " "] + [f"word{i}" for i in range(7331)])
+    with pytest.raises(UserError) as caught:
+        tokenizer.encode("e4 Nf3 e5 and so on, for a long while")
+    message = str(caught.value)
+    assert "'e5 and so on, for a '" in message and "character 8 " in message and "'Nf3', 'e4'" in message
+    assert len(message) < 300 and len(message.splitlines()) == 1
+
+
+def test_a_token_that_ends_texts_is_known_as_their_end():
+    assert TokensTokenizer(["a", "<|endoftext|>"]).end_of_text == 1
+    assert TokensTokenizer(["a", "b"]).end_of_text is None
+
+
+@pytest.mark.parametrize(
+    "tokenizer, prompt",
+    [
+        (CharTokenizer("\n ab"), "\n"),
+        (CharTokenizer(" ab"), " "),
+        (CharTokenizer("آب"), "آ"),
+        (TokensTokenizer(["the", " ", "\n"]), "\n"),
+        (TokensTokenizer(["", "Nf3", "e4"]), "Nf3"),
+    ],
+    ids=["line end", "blank", "letter", "line end among tokens", "token"],
+)
+def test_the_natural_prompt_is_a_line_end_a_blank_or_the_first_that_is_known(tokenizer, prompt):
+    assert tokenizer.prompt == prompt and tokenizer.encode(prompt)
+
+
+# -----------------------------------------------------------------------------
 # meta.json and meta.pkl
 
 
@@ -277,7 +317,14 @@ def test_without_a_meta_file_the_encoding_is_gpt2s(tmp_path):
     assert read_meta(tmp_path) == {"encoding": "gpt2", "vocab_size": 50257}
 
 
-@pytest.mark.parametrize("tokenizer", [GPT2Tokenizer(), CharTokenizer('\n "\\aé東🙂')], ids=["gpt2", "char"])
+TOKENS = ["\n", " ", '"', "\\", "a", "aé", "a", "é", "東", "🙂", ""]
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [GPT2Tokenizer(), CharTokenizer('\n "\\aé東🙂'), TokensTokenizer(TOKENS)],
+    ids=["gpt2", "char", "tokens"],
+)
 def test_a_tokenizer_is_made_again_from_its_meta(tokenizer, tmp_path):
     meta = tokenizer.meta() | {"train": {"tokens": 9, "bytes": 30}, "val": {"tokens": 1, "bytes": 3}}
     (tmp_path / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
@@ -292,6 +339,42 @@ def test_a_tokenizer_is_made_again_from_its_meta(tokenizer, tmp_path):
 def test_nanogpts_meta_pkl_is_read(tmp_path, protocol):
     (tmp_path / "meta.pkl").write_bytes(pickle.dumps(nanogpts("\n abé東🙂"), protocol))
     assert read_meta(tmp_path) == {"encoding": "char", "vocab_size": 7, "chars": "\n abé東🙂"}
+
+
+WORDS = [f"word{i} " for i in range(7334)]
+NOTES = ["C4", "C4", "D#4", "rest", ""] + ["G" * n for n in range(1, 28)]
+TOKENS_32 = {"encoding": "tokens", "vocab_size": 32, "tokens": NOTES}
+
+
+@pytest.mark.parametrize(
+    "pickled, meta",
+    [
+        ({"vocab_size": 7334, "itos": WORDS}, {"encoding": "tokens", "vocab_size": 7334, "tokens": WORDS}),
+        ({"vocab_size": 32, "itos": dict(enumerate(NOTES)), "stoi": {"C4": 1}}, TOKENS_32),
+        ({"vocab_size": 32, "itos": tuple(NOTES), "more": {"of": {2, 2.5, b"any", True, None}}}, TOKENS_32),
+        ({"vocab_size": 2, "itos": ["a", "a"]}, {"encoding": "tokens", "vocab_size": 2, "tokens": ["a", "a"]}),
+        # a vocabulary that was rounded up: the last ids have no string
+        ({"vocab_size": 4, "itos": ["a", "b"]}, {"encoding": "tokens", "vocab_size": 4, "tokens": ["a", "b", "", ""]}),
+        ({"vocab_size": 512}, {"encoding": "tokens", "vocab_size": 512}),
+        ({"vocab_size": 2, "itos": {0: 60, 1: (62, 0.5)}}, {"encoding": "tokens", "vocab_size": 2}),
+        ({"vocab_size": 2, "itos": None}, {"encoding": "tokens", "vocab_size": 2}),
+        ({"vocab_size": 3, "itos": "abc"}, {"encoding": "tokens", "vocab_size": 3}),
+    ],
+    ids=["words", "notes", "notes and more", "equal", "rounded up", "only a number", "no strings", "none", "a string"],
+)
+def test_a_meta_pkl_of_nanogpt_may_name_words_or_notes_or_only_a_number(tmp_path, pickled, meta):
+    (tmp_path / "meta.pkl").write_bytes(pickle.dumps(pickled))
+    assert read_meta(tmp_path) == meta
+    tokenizer = make_tokenizer(meta)
+    assert (tokenizer and tokenizer.meta()) == (meta if "tokens" in meta else None)
+
+
+def test_only_the_same_meaning_makes_token_ids_the_same():
+    metas = [CharTokenizer("ab").meta(), CharTokenizer("ba").meta(), TokensTokenizer(["a", "b"]).meta()]
+    metas += [TokensTokenizer(["b", "a"]).meta(), {"encoding": "tokens", "vocab_size": 2}]
+    metas += [{"encoding": "tokens", "vocab_size": 3}, GPT2Tokenizer().meta()]
+    for i, meta in enumerate(metas):
+        assert [same_ids(meta, other | {"train": {"tokens": 9}}) for other in metas] == [i == j for j in range(7)]
 
 
 def test_meta_json_goes_before_meta_pkl(tmp_path):
@@ -340,10 +423,16 @@ def test_a_meta_pkl_with_more_than_plain_data_is_refused(refusal, value):
     [
         (b"not JSON", "cannot read"),
         (b"[]", "is not a dict"),
-        (b'{"encoding": "gpt4", "vocab_size": 50257}', "encoding 'gpt4' is neither gpt2 nor char"),
+        (b'{"encoding": "gpt4", "vocab_size": 50257}', "encoding 'gpt4' is none of gpt2, char, tokens"),
         (b'{"encoding": "gpt2", "vocab_size": 50304}', "vocab_size 50304 should be 50257"),
         (b'{"encoding": "char", "vocab_size": 2, "chars": "aa"}', "chars should be different characters"),
         (b'{"encoding": "char", "vocab_size": 2, "chars": "abc"}', "vocab_size 2 should be 3, the number of chars"),
+        (b'{"encoding": "tokens", "vocab_size": 3, "tokens": ["a", "b"]}', "should be 2, the number of tokens"),
+        (b'{"encoding": "tokens", "vocab_size": 1, "tokens": "a"}', "tokens should be a list of strings"),
+        (b'{"encoding": "tokens", "vocab_size": 2, "tokens": ["a", 7]}', "tokens should be a list of strings"),
+        (b'{"encoding": "tokens", "vocab_size": 2, "tokens": ["", ""]}', "that are not all empty"),
+        (b'{"encoding": "tokens", "vocab_size": 65537}', "vocab_size 65537 should be from 1 to 65536"),
+        (b'{"encoding": "tokens", "vocab_size": 0}', "vocab_size 0 should be from 1 to 65536"),
         (b'{"encoding": "gpt2", "vocab_size": 50257, "train": 3}', "train should hold token and byte counts"),
         (b'{"encoding": "gpt2", "vocab_size": 50257, "val": {"bytes": 9.5}}', "val's counts should be numbers"),
     ],

@@ -8,6 +8,7 @@ import pickle
 import pty
 import re
 import shlex
+import shutil
 import signal
 import struct
 import subprocess
@@ -21,6 +22,7 @@ import torch
 from torch.nn import functional as F
 
 from model import GPT, GPTConfig
+from tokenizer import TokensTokenizer
 from train import get_batch
 
 # the options of a run that takes a moment; later ones on the command line replace these
@@ -667,6 +669,61 @@ def test_nanogpts_data_is_read_unchanged(train, tiny, repo):
     assert load("theirs/last.pt")["model_args"]["vocab_size"] == len(meta["chars"])
     assert_same_state(load("theirs/last.pt"), load("out/last.pt"))
     assert {path.name: path.read_bytes() for path in theirs.iterdir()} == before
+
+
+WORDS = [f"word{i} " for i in range(7334)]
+NOTES = ["C4 ", "C4 ", "D#4 ", "rest "] + ["G" * n for n in range(1, 29)]
+
+
+@pytest.fixture
+def tokens_dataset(repo):
+    """tokens_dataset(name, pickled, vocab_size) writes a dataset as nanoGPT has it, with this in its meta.pkl."""
+    folders = []
+
+    def write(name, pickled, vocab_size):
+        folders.append(folder := repo / "data" / name)
+        folder.mkdir()
+        for split in ("train", "val"):
+            (np.arange(400) * 7 % vocab_size).astype("<u2").tofile(folder / f"{split}.bin")
+        (folder / "meta.pkl").write_bytes(pickle.dumps(pickled))
+
+    yield write
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize("itos", [WORDS, dict(enumerate(NOTES))], ids=["7,334 words", "32 notes, two of them equal"])
+def test_nanogpts_words_and_notes_are_trained_on_resumed_and_sampled(train, inside, repo, tokens_dataset, itos):
+    tokens_dataset("tokens", {"vocab_size": len(itos), "itos": itos}, len(itos))
+    printed = train("--dataset=tokens", "--max_iters=2", "--n_embd=16").stdout
+    assert "it writes: " in printed
+    train("--dataset=tokens", "--max_iters=3", "--init_from=resume")
+    assert load("out/last.pt")["model_args"]["vocab_size"] == len(itos)
+    shutil.rmtree(repo / "data" / "tokens")  # the checkpoint knows the tokens
+    options = ("--out_dir=out", "--num_samples=2", "--max_new_tokens=9", "--device=cpu")
+    done = inside("sample.py", *options, f"--start={itos[3]}{itos[0]}")
+    assert (done.returncode, done.stderr) == (0, "")
+    tokenizer = TokensTokenizer([itos[i] for i in range(len(itos))])
+    for text in done.stdout.replace("\n", "").split("-" * 15)[:2]:
+        assert text.startswith(itos[3] + itos[0]) and tokenizer.encode(text)
+
+
+def test_ids_of_which_only_the_number_is_known_are_trained_on_and_the_run_says_so(train, inside, tokens_dataset):
+    tokens_dataset("numbers", {"vocab_size": 512}, 512)
+    printed = train("--dataset=numbers", "--max_iters=2").stdout
+    assert "of the token ids of 'numbers' only their number is known, 512: the model will write no text\n" in printed
+    assert "it writes" not in printed and load("out/last.pt")["model_args"]["vocab_size"] == 512
+    assert "only their number is known" in inside("sample.py", "--out_dir=out").stderr
+
+
+def test_a_run_does_not_go_on_with_other_tokens(train, tokens_dataset):
+    tokens_dataset("mine", {"vocab_size": 32, "itos": NOTES}, 32)
+    tokens_dataset("theirs", {"vocab_size": 32, "itos": NOTES[::-1]}, 32)
+    tokens_dataset("unnamed", {"vocab_size": 32}, 32)
+    train("--dataset=mine", "--max_iters=1")
+    for other in ("theirs", "unnamed"):
+        done = train(f"--dataset={other}", "--init_from=resume", status=2)
+        assert f"other token ids than those of --dataset={other}" in done.stderr
 
 
 def test_without_a_meta_the_ids_are_gpt2s(train, tiny, repo):
