@@ -69,8 +69,8 @@ def hub_folder(repos, files, local_dir):
         why = f"{type(failure).__name__}: {first_line(failure):.150}"
         raise OSError(
             f"it is not in the cache {hub.constants.HF_HUB_CACHE!r} and cannot be fetched from the hub ({why}): on a "
-            f"machine with a network, 'hf download {repos[0]} {' '.join(files)} --local-dir {local_dir}' makes a folder "
-            f"{local_dir} to copy here"
+            f"machine with a network, 'hf download {repos[0]} {' '.join(files)} --local-dir {local_dir}' makes a "
+            f"folder {local_dir} to copy here"
         ) from None
 
 

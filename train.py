@@ -340,7 +340,7 @@ def sample_tokenizer(meta):
     """The tokenizer for what the model writes at each evaluation; None where nobody knows what its token ids mean."""
     tokenizer = make_tokenizer(meta)
     if not tokenizer:
-        say(f"only the number of {dataset!r}'s token ids is known, {meta['vocab_size']}: the model will write no text")
+        say(f"of {dataset!r}'s token ids only the number is known, {meta['vocab_size']}: the model will write no text")
     return tokenizer
 
 

@@ -711,7 +711,7 @@ def test_nanogpts_words_and_notes_are_trained_on_resumed_and_sampled(train, insi
 def test_ids_of_which_only_the_number_is_known_are_trained_on_and_the_run_says_so(train, inside, tokens_dataset):
     tokens_dataset("numbers", {"vocab_size": 512}, 512)
     printed = train("--dataset=numbers", "--max_iters=2").stdout
-    assert "of the token ids of 'numbers' only their number is known, 512: the model will write no text\n" in printed
+    assert "of 'numbers''s token ids only the number is known, 512: the model will write no text\n" in printed
     assert "it writes" not in printed and load("out/last.pt")["model_args"]["vocab_size"] == 512
     assert "only their number is known" in inside("sample.py", "--out_dir=out").stderr
 
