@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from configurator import RANK, UserError, check_installed, data_folder, first_line, replacing
+from configurator import RANK, UserError, check_installed, data_folder, first_line, quote, replacing
 from model import GPT, GPT2_VOCAB
 from pretrained import PRETRAINED
 from report import say
@@ -80,8 +80,18 @@ class TrainingState:
 # writing
 
 
+def check_folder(folder):
+    """Raise UserError for an --out_dir that is no folder: the checkpoint in one, say, or a link to nothing."""
+    if os.path.isfile(folder):
+        tip = f", as in --out_dir={quote(os.path.dirname(folder) or '.')}" if folder.endswith(".pt") else ""
+        raise UserError(f"--out_dir={folder} is a file: it should be a folder{tip}")
+    if os.path.islink(folder) and not os.path.exists(folder):
+        raise UserError(f"--out_dir={folder} is a link to {os.readlink(folder)!r}, which is not there")
+
+
 def check_writable(folder):
     """Make a folder, and raise UserError where it cannot be written to."""
+    check_folder(folder)
     try:
         os.makedirs(folder, exist_ok=True)
         probe = os.path.join(folder, "writable")
@@ -187,6 +197,7 @@ def load_model(path, dropout=0.0):
 
 def load_trained(folder):
     """The model in a folder that train.py wrote, and its tokenizer. Raises UserError where there is none."""
+    check_folder(folder)
     model, checkpoint = load_model(os.path.join(folder, "ckpt.pt"))
     # nanoGPT's checkpoints do not hold the encoding: the data folder does
     data = data_folder(str(checkpoint.get("config", {}).get("dataset")))

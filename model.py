@@ -37,9 +37,11 @@ class GPTConfig:
     gelu: str = "erf"  # the exact GELU, or "tanh", the approximation that GPT-2 was trained with
 
     def __post_init__(self):
-        for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} should be at least 1")
+        most = {"block_size": 2**24, "vocab_size": 2**24, "n_layer": 10**4, "n_head": 10**4, "n_embd": 2**20}
+        for name in most:
+            if not 1 <= getattr(self, name) <= most[name]:
+                limit = "least 1" if getattr(self, name) < 1 else f"most {most[name]}"
+                raise ValueError(f"{name}={getattr(self, name)} should be at {limit}")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd={self.n_embd} should be a multiple of n_head={self.n_head}")
         if not 0 <= self.dropout < 1:
@@ -289,7 +291,8 @@ class GPT(nn.Module):
 
 def draw_ids(logits, temperature, top_k, top_p):
     """Draw one token id for each row of logits: (B, V) to (B, 1). The options are those of GPT.stream."""
-    if temperature == 0:
+    tiny = torch.finfo(torch.float32).tiny  # what is less may count as 0
+    if temperature < tiny:
         return logits.argmax(dim=-1, keepdim=True)
     if top_k is None and top_p is None:
         return torch.multinomial(softmax(logits, temperature), num_samples=1)
@@ -297,7 +300,7 @@ def draw_ids(logits, temperature, top_k, top_p):
     probs = softmax(logits, temperature)
     if top_p is not None:
         before = probs.cumsum(dim=-1) - probs  # the probability of all likelier tokens; 0 for the first, which stays
-        probs = probs.masked_fill(before >= top_p, 0)
+        probs = probs.masked_fill(before >= max(top_p, tiny), 0)
     return ids.gather(-1, torch.multinomial(probs, num_samples=1))
 
 

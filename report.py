@@ -16,10 +16,11 @@ from configurator import RANK, UserError, first_line, replacing
 
 
 def say(line):
-    """Print a line, above the progress bar if there is one."""
+    """Print a line, above the progress bar if there is one, unless standard output is full or closed."""
     if RANK == 0:
-        tqdm.write(line)
-        sys.stdout.flush()
+        with contextlib.suppress(OSError, ValueError):  # the log has it all, and the training goes on
+            tqdm.write(line)
+            sys.stdout.flush()
 
 
 def bits_per_byte(loss, counts):

@@ -94,7 +94,12 @@ def read_by_python(text, kinds):
         return None
     if kinds[0] is bool:
         return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-    return kinds[0](text)
+    if kinds[0] is int:
+        try:
+            return int(text)
+        except ValueError:
+            return int(float(text)) if float(text).is_integer() else None  # 1e3 is a whole number
+    return os.path.expanduser(text) if re.match(r"~([/\\]|$)", text) else kinds[0](text)
 
 
 @TRIES
