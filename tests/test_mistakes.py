@@ -158,6 +158,19 @@ def cases(text):
     train.py --gradient_accumulation_steps=0 -> gradient_accumulation_steps=0
     train.py --max_iters=-1 -> max_iters=-1
     train.py --seed=-1 -> seed=-1
+    train.py --block_size=100000000000000000 -> --block_size=100000000000000000 should be at most 1000000
+    train.py --batch_size=9223372036854775807 -> batch_size=9223372036854775807 should be at most 1000000
+    train.py --gradient_accumulation_steps=9223372036854775807 -> steps=9223372036854775807 should be at most 1000000
+    train.py --n_layer=1000000000000 -> n_layer=1000000000000 should be at most 10000
+    train.py --n_embd=4611686018427387904 --n_head=1 -> n_embd=4611686018427387904 should be at most 1048576
+    train.py --n_head=4611686018427387904 -> n_head=4611686018427387904 should be at most 10000
+    train.py --learning_rate=1e39 -> learning_rate=1e\+39 should be at most 1000000
+    train.py --sample_tokens=9223372036854775807 -> sample_tokens=9223372036854775807 should be at most 1000000
+    sample.py --num_samples=9223372036854775807 -> num_samples=9223372036854775807 should be at most 1000000
+    sample.py --max_new_tokens=9223372036854775807 -> max_new_tokens=9223372036854775807 should be at most 1000000000
+    bench.py --block_size=100000000000000000 -> block_size=100000000000000000 should be at most 1000000
+    bench.py --batch_size=9223372036854775807 -> batch_size=9223372036854775807 should be at most 1000000
+    bench.py --json=nothing/x.json -> cannot write 'nothing/x.json'
     train.py --beta1=1 -> beta1=1
     train.py --beta2=-0.1 -> beta2=-0.1
     train.py --dropout=1 -> dropout=1

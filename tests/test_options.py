@@ -402,7 +402,7 @@ def test_no_windows_user_is_told_of_a_path_that_only_other_systems_have(monkeypa
             patch.setattr(configurator.importlib.util, "find_spec", lambda module: None)
             patch.setattr(configurator.os, "name", name)
             configurator.check_installed("whatever")
-        assert (".venv/bin/python" in capsys.readouterr().err) is told
+        assert ("run with '.venv/bin/python'" in capsys.readouterr().err) is told
 
 
 def test_a_config_file_of_the_repository_is_found_from_any_folder(namespace, tmp_path, monkeypatch):
