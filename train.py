@@ -87,7 +87,7 @@ def check_options():
     sizes = dict.fromkeys(("batch_size", "block_size", "gradient_accumulation_steps"), (1, 10**6))
     counts = dict.fromkeys(("eval_interval", "eval_iters", "log_interval"), (1, math.inf))
     rest = dict.fromkeys(("max_iters", "warmup_iters", "lr_decay_iters", "seed", "grad_clip"), (0, math.inf))
-    rates = dict.fromkeys(("learning_rate", "min_lr", "weight_decay"), (0, 10**6))
+    rates = dict.fromkeys(("learning_rate", "min_lr", "weight_decay"), (0, 1e30))
     check_range(globals(), sizes | counts | rest | rates | {"sample_tokens": (0, 10**6)})
     for name in ("beta1", "beta2"):
         if not 0 <= globals()[name] < 1:
