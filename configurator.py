@@ -93,10 +93,12 @@ def run(main, alone=True):
         return
     signals = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     handlers = {number: signal.getsignal(number) for number in signals}
-    status = status_of(main, alone)
-    for number, handler in handlers.items():  # a notebook's %run would go on with those of a training
-        if signal.getsignal(number) is not handler:
-            signal.signal(number, handler)
+    try:
+        status = status_of(main, alone)
+    finally:
+        for number, handler in handlers.items():  # a notebook's %run would go on with those of a training
+            if handler is not None and signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
     failure = flush_output()
     if alone and failure and not status:
         status = unwritable(failure)
@@ -123,8 +125,9 @@ def status_of(main, alone):
         note("\ninterrupted")
         return 130
     except OSError as failure:
-        console = (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF, errno.EINVAL)
-        if failure.filename is not None or failure.errno not in console:
+        # printing names no file; all else that fails at these is caught where it is written
+        printing = failure.filename is None and failure.errno in (errno.ENOSPC, errno.EIO, errno.EBADF)
+        if not (printing or is_broken_pipe(failure)):
             raise
         return unwritable(failure)
     except (MemoryError, RuntimeError) as failure:
@@ -161,9 +164,14 @@ def flush_output():
         return failure
 
 
+def is_broken_pipe(failure):
+    """Whether an OSError is that the reader of a pipe, say `head`, has seen enough. Windows calls it EINVAL."""
+    return isinstance(failure, BrokenPipeError) or (os.name == "nt" and failure.errno == errno.EINVAL)
+
+
 def unwritable(failure):
-    """The status for a standard output that takes no more. Says so, unless its reader, say `head`, has seen enough."""
-    if isinstance(failure, BrokenPipeError) or (os.name == "nt" and failure.errno == errno.EINVAL):
+    """The status for a standard output that takes no more. Says so, unless its reader has ended."""
+    if is_broken_pipe(failure):
         return 1
     note(f"error: cannot write to standard output: {failure.strerror}")
     return 2
@@ -290,7 +298,7 @@ def advice(arguments, i, options, positional):
     if argument.startswith("--") and name in options:
         option = options[name]
         value = True if option.kinds[0] is bool else option.default
-        value = following[0] if following and not following[0].startswith("-") else value
+        value = following[0] if following and not following[0].startswith("--") else value
         return f"write --key=value, as in --{name}={quote(str(value))}"
     near = difflib.get_close_matches(f"{name}.py", known_config_files(), 1, 0.8)
     if near and not positional:

@@ -21,6 +21,7 @@ from fast import linear_cross_entropy
 from pretrained import find_pretrained, find_tensors, read_sizes, read_tensors
 
 GPT2_VOCAB = 50257  # GPT-2's token ids; models have 50304 rows for them, as multiples of 64 are faster
+MOST = {"block_size": 2**24, "vocab_size": 2**24, "n_layer": 1000, "n_head": 1000, "n_embd": 2**17}  # beyond is a typo
 
 
 @dataclass
@@ -37,11 +38,9 @@ class GPTConfig:
     gelu: str = "erf"  # the exact GELU, or "tanh", the approximation that GPT-2 was trained with
 
     def __post_init__(self):
-        most = {"block_size": 2**24, "vocab_size": 2**24, "n_layer": 10**4, "n_head": 10**4, "n_embd": 2**20}
-        for name in most:
-            if not 1 <= getattr(self, name) <= most[name]:
-                limit = "least 1" if getattr(self, name) < 1 else f"most {most[name]}"
-                raise ValueError(f"{name}={getattr(self, name)} should be at {limit}")
+        for name, most in MOST.items():
+            if not 1 <= (value := getattr(self, name)) <= most:
+                raise ValueError(f"{name}={value} should be at {'least 1' if value < 1 else f'most {most}'}")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd={self.n_embd} should be a multiple of n_head={self.n_head}")
         if not 0 <= self.dropout < 1:

@@ -125,6 +125,7 @@ def cases(text):
     train.py --=3 -> no option --: there are --out_dir, .*--compile
     train.py --wandb_log -> '--wandb_log': write --key=value, as in --wandb_log=True$
     train.py --wandb_log --seed=3 -> '--wandb_log': write --key=value, as in --wandb_log=True$
+    sample.py --temperature -1 -> '--temperature': write --key=value, as in --temperature=-1$
     train.py --batch_size 3 -> '--batch_size': write --key=value, as in --batch_size=3$
     sample.py --start harm.py -> '--start': write --key=value, as in --start=harm.py$
     sample.py harm.py --start harm.py -> '--start': write --key=value, as in --start=harm.py$
@@ -161,9 +162,9 @@ def cases(text):
     train.py --block_size=100000000000000000 -> --block_size=100000000000000000 should be at most 1000000
     train.py --batch_size=9223372036854775807 -> batch_size=9223372036854775807 should be at most 1000000
     train.py --gradient_accumulation_steps=9223372036854775807 -> steps=9223372036854775807 should be at most 1000000
-    train.py --n_layer=1000000000000 -> n_layer=1000000000000 should be at most 10000
-    train.py --n_embd=4611686018427387904 --n_head=1 -> n_embd=4611686018427387904 should be at most 1048576
-    train.py --n_head=4611686018427387904 -> n_head=4611686018427387904 should be at most 10000
+    train.py --n_layer=1000000000000 -> n_layer=1000000000000 should be at most 1000
+    train.py --n_embd=4611686018427387904 --n_head=1 -> n_embd=4611686018427387904 should be at most 131072
+    train.py --n_head=4611686018427387904 -> n_head=4611686018427387904 should be at most 1000
     train.py --learning_rate=1e39 -> learning_rate=1e\+39 should be at most 1e\+30
     train.py --sample_tokens=9223372036854775807 -> sample_tokens=9223372036854775807 should be at most 1000000
     sample.py --num_samples=9223372036854775807 -> num_samples=9223372036854775807 should be at most 1000000
@@ -200,6 +201,7 @@ def cases(text):
     sample.py --out_dir=out/ckpt.pt -> out/ckpt.pt is a file: it should be a folder, as in --out_dir=out
     train.py --out_dir=dangling -> --out_dir=dangling is a link to 'gone', which is not there
     sample.py --out_dir=dangling -> --out_dir=dangling is a link to 'gone', which is not there
+    export.py --to=dangling -> --to=dangling exists already
     export.py --to= -> --to= names no folder: .* --to=hf
     train.py --init_from=typo -> init_from=typo
     train.py --init_from=resume --out_dir=nothing -> nothing.*scratch
