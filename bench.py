@@ -167,7 +167,8 @@ def time_training(ours, windows, torch_device, torch_dtype, compiled, peak):
     if profile:
         with torch.profiler.profile() as trace:
             training["ours"]()
-        trace.export_chrome_trace("bench-trace.json")
+        with replacing("bench-trace.json") as f:  # which says where it cannot
+            trace.export_chrome_trace(f.name)
         print("  wrote bench-trace.json: open it in chrome://tracing or ui.perfetto.dev")
     return {"training_seconds": times, "flops_per_step": flops, "peak_memory_bytes": memory}
 

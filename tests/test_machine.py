@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from configurator import UserError
-import machine as rooms
+import machine as module
 from machine import resolve_device
 
 
@@ -68,9 +68,9 @@ def test_several_processes_without_what_torchrun_sets_are_an_error_that_names_it
         monkeypatch.delenv(name, raising=False)
     for name, value in (environment | {"WORLD_SIZE": "2"}).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(rooms, "WORLD_SIZE", 2)
+    monkeypatch.setattr(module, "WORLD_SIZE", 2)
     with pytest.raises(UserError, match=named):
-        rooms.join_processes(torch.device("cpu"), "auto")
+        module.join_processes(torch.device("cpu"), "auto")
 
 
 @pytest.mark.parametrize("device", ["cuda:2", "cuda:99", "cuda:"])

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shlex
 import subprocess
 import sys
 
@@ -112,6 +113,15 @@ def test_sampling_needs_no_data_folder(sample, written, repo):
     assert not (repo / "data" / "gone").exists()  # which the checkpoint's config names
     written("hello world")
     assert sample("--start=h", "--max_new_tokens=4", "--temperature=0", "--num_samples=1") == "hello\n" + DASHES
+
+
+def test_the_command_that_a_training_ends_with_works_in_a_shell(inside, trained):
+    sizes = ["--n_layer=1", "--n_head=1", "--n_embd=8", "--block_size=8", "--batch_size=2", "--max_iters=1"]
+    sizes += ["--gradient_accumulation_steps=1", "--dataset=trained", "--device=cpu"]
+    done = inside("train.py", *sizes, "--out_dir=out dir ü $x")
+    python, script, *args = shlex.split(done.stdout.strip().rpartition("let it write: ")[2])
+    assert (python, script) == ("python", "sample.py")
+    assert inside(script, *args, "--num_samples=2", "--max_new_tokens=3", "--device=cpu").stdout.count(DASHES) == 2
 
 
 @pytest.mark.parametrize("num_samples", [1, 3])
