@@ -263,19 +263,12 @@ def configure(namespace, argv=None, takes=None, positional=None):
     if "--help" in arguments or "-h" in arguments:
         print_help(namespace, options, takes or (f"[{positional}]" if positional else "[config.py ...]"))
         sys.exit(0)
-    plain = [a for a in arguments if positional and (not a.startswith("-") or a == "-")]
-    if len(plain) > 1:
-        raise UserError(
-            f"--{positional} takes one value, and {len(plain)} are there, {plain[0]!r} and {plain[1]!r} the first: put "
-            "a pattern, or a name with spaces, in quotes"
-        )
-    given = {positional: parse(positional, plain[0], options[positional])} if plain else {}
-    files = []
+    files, plain, given = [], [], {}
     for i, argument in enumerate(arguments):
         name, equals, text = argument.removeprefix("--").partition("=")
-        if argument in plain:
-            continue
-        if not argument.startswith("-") and argument.endswith(".py"):
+        if positional and (argument == "-" or not argument.startswith("-")):
+            plain.append(argument)
+        elif not argument.startswith("-") and argument.endswith(".py"):
             files.append(find_config_file(argument))
         elif not argument.startswith("--") or not equals:
             raise UserError(f"cannot read the argument {argument!r}: {advice(arguments, i, options, positional)}")
@@ -283,6 +276,13 @@ def configure(namespace, argv=None, takes=None, positional=None):
             raise UserError(f"there is no option --{name}: {suggestion(name, options, '--')}")
         else:
             given[name] = parse(name, text, options[name])
+    if len(plain) > 1:
+        raise UserError(
+            f"--{positional} takes one value, and {len(plain)} are there, {plain[0]!r} and {plain[1]!r} the first: put "
+            "a pattern, or a name with spaces, in quotes"
+        )
+    if plain:
+        given[positional] = parse(positional, plain[0], options[positional])
     config = {name: option.default for name, option in options.items()}
     for path in files:
         config |= read_config_file(path, config, options)
@@ -436,8 +436,11 @@ def read_config_file(path, config, options):
 
 def other_options():
     """The names of all scripts' options."""
-    scripts = glob.glob(os.path.join(glob.escape(HERE), "*.py"))
-    return {name for script in scripts for name, _, _ in commented_assignments(script)}
+    names = set()
+    for path in glob.glob(os.path.join(glob.escape(HERE), "*.py")):
+        with contextlib.suppress(OSError, SyntaxError, ValueError):  # a file of the user's own
+            names |= {name for name, _, _ in commented_assignments(path)}
+    return names
 
 
 def run_config_file(path, config):

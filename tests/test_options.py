@@ -268,7 +268,7 @@ def test_where_an_argument_is_an_options_value_no_file_runs(namespace):
     with pytest.raises(UserError, match="--out_dir takes one value, and 2 are there, 'a.txt' and 'b.py'"):
         configure(namespace, ["a.txt", "b.py"], positional="out_dir")
     with pytest.raises(UserError, match="as in --out_dir=novel.py"):
-        configure(namespace, ["--out_dir", "novel.py"], positional="out_dir")
+        configure(namespace, ["--out_dir", "novel.py", "--start", "x"], positional="out_dir")
     assert not os.path.exists("harm")
 
 
@@ -293,7 +293,9 @@ def test_prepare_takes_a_plain_argument_as_its_text_and_runs_nothing(tmp_path):
 # what nanoGPT's users have
 
 
-def test_a_helper_in_a_config_file_is_a_note_and_a_typo_an_error(namespace, mistake, capsys):
+def test_a_helper_in_a_config_file_is_a_note_and_a_typo_an_error(namespace, mistake, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(configurator, "HERE", str(tmp_path))  # where a file of the user's own may be broken
+    write("broken.py", "x = (\n")
     write("a.py", "n_gpus = 8\nLIMIT = 5\n_hidden = 3\nbatch_size = 2 * n_gpus\n")
     assert configure(namespace, ["a.py"])["batch_size"] == 16
     assert capsys.readouterr() == ("", "note: a.py sets n_gpus, LIMIT: no options of this script\n")
