@@ -8,8 +8,9 @@ How fast is this machine? A training step and sampling, timed. No dataset is nee
 The step is train.py's own, on random tokens. The figures are medians, with the fastest and the slowest in brackets.
 """
 
-from configurator import UserError, configure, replacing, run, suggestion
+from configurator import WORLD_SIZE, UserError, check_range, configure, note, replacing, run, suggestion
 
+import contextlib
 import statistics
 import time
 from functools import partial
@@ -40,6 +41,8 @@ seed = 1337  # of weights and tokens
 device = "auto"  # auto, cpu, cuda, cuda:1, mps
 dtype = "auto"  # auto, float32, bfloat16, float16
 compile: str | bool = "auto"  # torch.compile the model: auto, True, False
+bias = True  # biases in the linear and norm layers
+real_data: bool | None = None  # nanoGPT's: means nothing here, the tokens are random
 # -----------------------------------------------------------------------------
 
 MODELS = {  # block_size, layers, heads, channels, windows in a micro-batch
@@ -91,9 +94,12 @@ def check_options():
         raise UserError(f"--peer={peer} is unknown: it may be transformers or None")
     if optimizer not in ("adamw", "muon"):
         raise UserError(f"--optimizer={optimizer} is unknown: it may be adamw or muon")
-    for name in ("batch_size", "block_size", "steps", "num_samples", "max_new_tokens", "runs"):
-        if globals()[name] is not None and globals()[name] < 1:
-            raise UserError(f"--{name}={globals()[name]} should be at least 1")
+    sizes = dict.fromkeys(("batch_size", "block_size", "num_samples", "max_new_tokens"), (1, 10**6))
+    check_range(globals(), sizes | dict.fromkeys(("steps", "runs"), (1, 10**9)) | {"seed": (0, 2**63)})
+    if WORLD_SIZE > 1:
+        raise UserError(f"WORLD_SIZE={WORLD_SIZE}: bench.py times a single process; start it without torchrun")
+    if real_data is not None:
+        note(f"note: --real_data={real_data} means nothing here: the tokens are random")
 
 
 # -----------------------------------------------------------------------------
@@ -161,7 +167,8 @@ def time_training(ours, windows, torch_device, torch_dtype, compiled, peak):
     if profile:
         with torch.profiler.profile() as trace:
             training["ours"]()
-        trace.export_chrome_trace("bench-trace.json")
+        with replacing("bench-trace.json") as f:  # which says where it cannot
+            trace.export_chrome_trace(f.name)
         print("  wrote bench-trace.json: open it in chrome://tracing or ui.perfetto.dev")
     return {"training_seconds": times, "flops_per_step": flops, "peak_memory_bytes": memory}
 
@@ -189,14 +196,13 @@ def time_sampling(ours, torch_device, torch_dtype):
     return figures
 
 
-def main():
-    configure(globals())
-    check_options()
+def measure():
+    """Time training and sampling, and print the figures. Returns them as a dict."""
     torch_device, torch_dtype, compiled = resolve_device(device, dtype, compile)
     set_up_torch(seed)
     T, n_layer, n_head, n_embd, B = MODELS[model]
     T, B = block_size or T, batch_size or B
-    ours = GPT(GPTConfig(T, GPTConfig.vocab_size, n_layer, n_head, n_embd)).to(torch_device)
+    ours = GPT(GPTConfig(T, GPTConfig.vocab_size, n_layer, n_head, n_embd, bias=bias)).to(torch_device)
 
     name, peak = device_name(torch_device), peak_flops(torch_device)
     if torch_device.type == "cpu":
@@ -208,9 +214,15 @@ def main():
 
     windows = torch.randint(GPTConfig.vocab_size, (B, T + 1), device=torch_device)
     figures |= time_training(ours, windows, torch_device, torch_dtype, compiled, peak)
-    figures |= time_sampling(ours, torch_device, torch_dtype)
-    if json:
-        with replacing(json) as f:
+    return figures | time_sampling(ours, torch_device, torch_dtype)
+
+
+def main():
+    configure(globals())
+    check_options()
+    with replacing(json) if json else contextlib.nullcontext() as f:  # before the minutes that it takes
+        figures = measure()
+        if json:
             f.write(dumps(figures, indent=1).encode("utf-8"))
 
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 import torch
 
-from configurator import UserError, at_end, check_installed, close_on_disk, data_folder, first_line, replace, replacing
+from configurator import UserError, at_end, check_installed, close_on_disk, data_folder, first_line, quote, replace
+from configurator import replacing
 from model import GPT, GPT2_VOCAB
 from pretrained import PRETRAINED
 from report import say
@@ -114,6 +115,15 @@ def tokens_per_iter(config):
 # writing
 
 
+def check_folder(folder):
+    """Raise UserError for an --out_dir that is no folder: the checkpoint in one, say, or a link to nothing."""
+    if os.path.isfile(folder):
+        tip = f", as in --out_dir={quote(os.path.dirname(folder) or '.')}" if folder.endswith(".pt") else ""
+        raise UserError(f"--out_dir={folder} is a file: it should be a folder{tip}")
+    if os.path.islink(folder) and not os.path.exists(folder):
+        raise UserError(f"--out_dir={folder} is a link to {os.readlink(folder)!r}, which is not there")
+
+
 def check_writable(folder):
     """Make a folder, and raise UserError where it cannot be written to."""
     check_folder(folder)
@@ -167,14 +177,14 @@ def set_aside(folder):
     os.mkdir(aside)
     for name in earlier_files(folder):
         replace(os.path.join(folder, name), os.path.join(aside, name))
-    say(f"moved an earlier run to {aside} (to go on with it: --out_dir={aside} --init_from=resume)")
+    say(f"moved an earlier run to {aside} (to go on with it: --out_dir={quote(aside)} --init_from=resume)")
 
 
 def earlier_run(folder):
     """A hint at the newest run that was set aside in a folder, for an error message; empty without one."""
     asides = [name for name in os.listdir(folder) if name.startswith("earlier-")] if os.path.isdir(folder) else []
     asides = [os.path.join(folder, name) for name in asides if earlier_files(os.path.join(folder, name))]
-    return f"; an earlier run is in --out_dir={max(asides, key=os.path.getmtime)}" if asides else ""
+    return f"; an earlier run is in --out_dir={quote(max(asides, key=os.path.getmtime))}" if asides else ""
 
 
 def lock(folder):
@@ -297,13 +307,6 @@ def load_trained(folder):
         needed = f"put the meta.pkl of its dataset into data/{dataset}" if dataset else "nor which dataset they are of"
         raise UserError(f"{path!r} does not say what its {known} token ids mean, which are not {other}: {needed}")
     return model, tokenizer
-
-
-def check_folder(folder):
-    """Raise UserError for a file, say the checkpoint itself, where its folder is wanted."""
-    if os.path.isfile(folder):
-        parent = os.path.dirname(folder) or "."
-        raise UserError(f"--out_dir={folder} is a file: it should be the folder of a run, as in --out_dir={parent}")
 
 
 def load_pretrained(name, block_size=None, dropout=0.0):

@@ -5,6 +5,8 @@ A script's options are the plain assignments at its top, each with a trailing co
 
     batch_size = 12  # windows in a micro-batch
     top_k: int | None = 200  # an annotation is needed only where None is allowed too
+    out_dir = "out"  # a text that begins with ~/ is a path in the home folder
+    start = "Hi"  # but not where the comment names FILE: there a path follows on FILE:, and all else is just a text
 
 `configure(globals())` replaces their values, in this order: the config files as they come on the command line, then
 every --key=value, wherever it stands.
@@ -13,21 +15,23 @@ every --key=value, wherever it stands.
 import ast
 import contextlib
 import difflib
+import errno
+import glob
 import importlib.util
 import math
 import os
 import re
+import shlex
+import shutil
 import signal
 import sys
+import textwrap
 import time
+from itertools import groupby
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import NamedTuple
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-# this process's number among those that torchrun started, and their count: only number 0 prints and writes files
-RANK, WORLD_SIZE = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-
-
 at_end = contextlib.ExitStack()  # what `run` does when main() ends, however it ends: at_end.callback(function)
 
 
@@ -38,31 +42,141 @@ class UserError(Exception):
         super().__init__(" ".join(str(message).splitlines()))  # a value that it quotes may have several lines
 
 
-def run(main):
-    """Call `main()`. A UserError, or too little memory, ends the process with one `error:` line and status 2."""
+# -----------------------------------------------------------------------------
+# the process
+
+
+def note(line):
+    """Print a line on standard error, where there is one that takes it."""
+    with contextlib.suppress(OSError, ValueError):  # full, or closed
+        if sys.stderr:  # print() would take standard output for None
+            print(line, file=sys.stderr, flush=True)
+
+
+def end_with_error(message):
+    """End the process with an `error:` line, before `run` has begun."""
+    note(f"error: {message}")
+    sys.exit(2)
+
+
+def process_numbers(environment):
+    """
+    This process's number among those that torchrun started, its number on this machine, and the count of all: RANK,
+    LOCAL_RANK and WORLD_SIZE. Raises UserError where these are no numbers that fit together.
+    """
+    numbers = []
+    for name, default in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
+        text = environment.get(name) or default
+        if not re.fullmatch("[0-9]{1,9}", text):
+            raise UserError(f"the environment has {name}={text:.80}: it should be a whole number, as torchrun sets it")
+        numbers.append(int(text))
+    rank, local_rank, world_size = numbers
+    if not max(rank, local_rank) < world_size:
+        given = f"RANK={rank}, LOCAL_RANK={local_rank} and WORLD_SIZE={world_size}"
+        raise UserError(f"the environment has {given}: the first two should be below the third, as torchrun sets them")
+    return rank, local_rank, world_size
+
+
+try:
+    RANK, LOCAL_RANK, WORLD_SIZE = process_numbers(os.environ)  # only number 0 prints and writes files
+except UserError as mistake:
+    end_with_error(mistake)
+
+
+def run(main, alone=True):
+    """
+    Call `main()`. A UserError, or too little memory, ends the process with one `error:` line and status 2.
+
+    Of the processes that torchrun starts only the first one calls it, unless not `alone`, which is for a training.
+    That also goes on where nobody can read what it prints; all else ends there.
+    """
+    if alone and RANK > 0:
+        return
+    signals = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    handlers = {number: signal.getsignal(number) for number in signals}
     try:
+        status = status_of(main, alone)
+    finally:
+        for number, handler in handlers.items():  # a notebook's %run would go on with those of a training
+            if handler is not None and signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
+    failure = flush_output()
+    if alone and failure and not status:
+        status = unwritable(failure)
+    if status:
+        sys.exit(status)
+
+
+def status_of(main, alone):
+    """The status with which a process that calls `main()` should end, once what is wrong has been said."""
+    try:
+        open_streams(alone)
         with at_end:
             main()
+        return 0
+    except SystemExit as end:
+        return end.code
     except UserError as mistake:
-        if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+        if LOCAL_RANK > 0:
             # The first process may be showing the same mistake. torchrun then sends SIGTERM to the others: wait for it.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(3)
-        print(f"error: {mistake}", file=sys.stderr)
-        sys.exit(2)
+        note(f"error: {mistake}")
+        return 2
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # the reader, say `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
-        sys.exit(1)
+        note("\ninterrupted")
+        return 130
+    except OSError as failure:
+        # printing names no file; all else that fails at these is caught where it is written
+        printing = failure.filename is None and failure.errno in (errno.ENOSPC, errno.EIO, errno.EBADF)
+        if not (printing or is_broken_pipe(failure)):
+            raise
+        return unwritable(failure)
     except (MemoryError, RuntimeError) as failure:
         if "RANK" in os.environ and re.search("closed by peer|reset by peer|remote process|NCCL", str(failure)):
-            sys.exit(1)  # another process has ended, and said why
+            return 1  # another process has ended, and said why
         if not (isinstance(failure, MemoryError) or re.search("out of memory|can't allocate memory", str(failure))):
             raise
-        print(f"error: out of memory ({first_line(failure)}): try a smaller batch or model", file=sys.stderr)
-        sys.exit(2)
+        note(f"error: out of memory ({first_line(failure)}): try a smaller batch or model")
+        return 2
+
+
+def open_streams(alone):
+    """Make standard output and error such that printing to them fails at nothing but a closed or full one."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # closed: the next file to be opened would get its number, and what libraries print there
+            os.open(os.devnull, os.O_RDWR)
+    closed = sys.stdout is None
+    sys.stdout = open(os.devnull, "w") if closed else sys.stdout
+    sys.stderr = open(os.devnull, "w") if sys.stderr is None else sys.stderr  # print() would take standard output
+    with contextlib.suppress(AttributeError):  # Jupyter's has no encoding to care about
+        sys.stdout.reconfigure(errors="replace")  # standard error shows everything as it is
+    if closed and alone:
+        raise UserError("standard output is closed: it should be a terminal, a file or a pipe")
+
+
+def flush_output():
+    """Write what is left for standard output. Returns the OSError if it is full or closed."""
+    try:
+        sys.stdout.flush()
+    except OSError as failure:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
+        return failure
+
+
+def is_broken_pipe(failure):
+    """Whether an OSError is that the reader of a pipe, say `head`, has seen enough. Windows calls it EINVAL."""
+    return isinstance(failure, BrokenPipeError) or (os.name == "nt" and failure.errno == errno.EINVAL)
+
+
+def unwritable(failure):
+    """The status for a standard output that takes no more. Says so, unless its reader has ended."""
+    if is_broken_pipe(failure):
+        return 1
+    note(f"error: cannot write to standard output: {failure.strerror}")
+    return 2
 
 
 def first_line(failure):
@@ -74,12 +188,28 @@ def check_installed(*modules):
     """End with an `error:` line that says how to install what is missing, before an import fails with a traceback."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
-        how = "'pip install -r requirements.txt', or run with '.venv/bin/python', which 'make demo' sets up"
-        print(f"error: {sys.executable} has no {', '.join(missing)}: {how}", file=sys.stderr)
-        sys.exit(2)
+        how = "'pip install -r requirements.txt'"
+        how += "" if os.name == "nt" else ", or run with '.venv/bin/python', which 'make demo' sets up"
+        end_with_error(f"{sys.executable} has no {', '.join(missing)}: {how}")
 
 
 check_installed("numpy", "torch", "tiktoken", "tqdm")  # every script imports this file first
+
+
+def quote(text):
+    """A word as the shell of this system wants it."""
+    if os.name == "nt":
+        from subprocess import list2cmdline  # here, since only Windows needs it
+
+        return list2cmdline([text])
+    return shlex.quote(text)
+
+
+def command(script, *arguments, **options):
+    """The command that runs a script of ours with these arguments and options, quoted for the shell."""
+    settings = [f"--{name}={quote(str(value))}" for name, value in options.items()]
+    return " ".join(["python", quote(script), *map(quote, arguments), *settings])
+
 
 # -----------------------------------------------------------------------------
 # options
@@ -96,9 +226,19 @@ KINDS = {"bool": bool, "int": int, "float": float, "str": str, "None": type(None
 
 def read_options(namespace):
     """The options of a script, by name: its commented assignments above the first function, read from its source."""
-    with open(namespace["__file__"], encoding="utf-8") as f:
+    options = {}
+    for name, annotation, comment in commented_assignments(namespace["__file__"]):
+        default = namespace[name]
+        kinds = (annotation or type(default).__name__).split(" | ")
+        options[name] = Option(default, tuple(KINDS[kind] for kind in kinds), comment)
+    return options
+
+
+def commented_assignments(path):
+    """The name, annotation ("" for none) and comment of each commented assignment above a script's first function."""
+    with open(path, encoding="utf-8") as f:
         source = f.read()
-    lines, options = source.splitlines(), {}
+    lines = source.splitlines()
     for node in ast.parse(source).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             break
@@ -106,54 +246,103 @@ def read_options(namespace):
         if not (isinstance(node, ast.Assign | ast.AnnAssign) and comment.startswith("#")):
             continue
         target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-        if not (isinstance(target, ast.Name) and target.id.islower()):  # a constant
-            continue
-        default = namespace[target.id]
-        annotation = ast.unparse(node.annotation) if isinstance(node, ast.AnnAssign) else type(default).__name__
-        options[target.id] = Option(default, tuple(KINDS[k] for k in annotation.split(" | ")), comment.lstrip("# "))
-    return options
+        if isinstance(target, ast.Name) and target.id.islower():  # else it is a constant
+            annotation = ast.unparse(node.annotation) if isinstance(node, ast.AnnAssign) else ""
+            yield target.id, annotation, comment.lstrip("# ")
 
 
-def configure(namespace, argv=None, takes="[config.py ...]"):
+def configure(namespace, argv=None, takes=None, positional=None):
     """
     Set a script's options from its command line, and return them as a dict. `--help` prints them and exits.
 
-    `namespace` is the script's globals(), changed in place; `argv` the arguments, by default the command line's;
-    `takes` how the help shows the arguments that are no options. Raises UserError for what no option can be.
+    `namespace` is the script's globals(), changed in place; `argv` the arguments, by default the command line's.
+    An argument without --key= is a config file, or else the value of the option that `positional` names: then a script
+    takes no config files. `takes` is how the help shows such arguments. Raises UserError for what no option can be,
+    before any config file runs.
     """
     arguments = sys.argv[1:] if argv is None else argv
     options = read_options(namespace)
     if "--help" in arguments or "-h" in arguments:
-        print_help(namespace, options, takes)
+        print_help(namespace, options, takes or (f"[{positional}]" if positional else "[config.py ...]"))
         sys.exit(0)
-    config = {name: option.default for name, option in options.items()}
-    for path in (a for a in arguments if not a.startswith("-")):
-        config |= read_config_file(path, config, options)
-    for argument in (a for a in arguments if a.startswith("-")):
+    files, plain, given = [], [], {}
+    for i, argument in enumerate(arguments):
         name, equals, text = argument.removeprefix("--").partition("=")
-        if not argument.startswith("--") or not equals:
-            raise UserError(f"cannot read the argument {argument!r}: write --key=value, or --help for the options")
-        if name not in options:
+        if positional and (argument == "-" or not argument.startswith("-")):
+            plain.append(argument)
+        elif not argument.startswith("-") and argument.endswith(".py"):
+            files.append(find_config_file(argument))
+        elif not argument.startswith("--") or not equals:
+            raise UserError(f"cannot read the argument {argument!r}: {advice(arguments, i, options, positional)}")
+        elif name not in options:
             raise UserError(f"there is no option --{name}: {suggestion(name, options, '--')}")
-        config[name] = parse(name, text, options[name])
+        else:
+            given[name] = parse(name, text, options[name])
+    if len(plain) > 1:
+        raise UserError(
+            f"--{positional} takes one value, and {len(plain)} are there, {plain[0]!r} and {plain[1]!r} the first: put "
+            "a pattern, or a name with spaces, in quotes"
+        )
+    if plain:
+        given[positional] = parse(positional, plain[0], options[positional])
+    config = {name: option.default for name, option in options.items()}
+    for path in files:
+        config |= read_config_file(path, config, options)
+    config |= given
     namespace.update(config)
     return config
+
+
+def advice(arguments, i, options, positional):
+    """What to write in place of the argument number i, which is none."""
+    argument, following = arguments[i], arguments[i + 1 : i + 2]
+    name = argument.removeprefix("--")
+    if argument.startswith("--") and name in options:
+        option = options[name]
+        value = True if option.kinds[0] is bool else option.default
+        value = following[0] if following and not following[0].startswith("--") else value
+        return f"write --key=value, as in --{name}={quote(str(value))}"
+    near = difflib.get_close_matches(f"{name}.py", known_config_files(), 1, 0.8)
+    if near and not positional:
+        return f"did you mean {near[0]}?"
+    return "write --key=value, or --help for the options" + ("" if positional else "; a config file ends in .py")
 
 
 def parse(name, text, option):
     """The value of a text from the command line, in the option's type."""
     if type(None) in option.kinds and text == "None":
         return None
+    read = {bool: truth, int: whole_number}.get(option.kinds[0], option.kinds[0])
     try:
-        if option.kinds[0] is bool:
-            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-        return check(name, option.kinds[0](text), option)
-    except (ValueError, KeyError):
+        value = read(text)
+    except ValueError:
         raise UserError(f"--{name}={text} should be {wanted(option)}") from None
+    return check(name, value, option)
+
+
+def truth(text):
+    """The bool that a text stands for. Raises ValueError."""
+    if text.lower() not in ("true", "1", "false", "0"):
+        raise ValueError(text)
+    return text.lower() in ("true", "1")
+
+
+def whole_number(text):
+    """The int that a text stands for: 12, or 1e3. Raises ValueError."""
+    with contextlib.suppress(ValueError):
+        return int(text)
+    if not float(text).is_integer():
+        raise ValueError(text)
+    return int(float(text))
 
 
 def check(name, value, option):
-    """`value`, if it has the option's type; an int becomes a float where one is wanted. Raises UserError otherwise."""
+    """
+    `value`, if it has the option's type. An int becomes a float where one is wanted, and 1e3 an int; a path in the home
+    folder, ~/x, is written out. Raises UserError otherwise.
+    """
+    if type(value) is float and float not in option.kinds and int in option.kinds and value.is_integer():
+        value = int(value)
     if type(value) is int and abs(value) >= 2**63 or type(value) is float and not math.isfinite(value):
         huge = type(value) is int and value.bit_length() > 200  # Python refuses to print the largest
         given = f"an integer of {value.bit_length()} bits" if huge else value
@@ -162,7 +351,34 @@ def check(name, value, option):
         return float(value)
     if type(value) not in option.kinds:
         raise UserError(f"{name} = {value!r:.80} should be {wanted(option)}")
+    return value if type(value) is not str else check_text(name, value, option)
+
+
+def check_text(name, value, option):
+    """A text, or a path without its ~. Raises UserError for a character that no text or path can have."""
+    if "\0" in value:
+        raise UserError(f"{name} = {value!r:.80} has a null character: it should be {wanted(option)}")
+    prefix = "FILE:" if "FILE:" in option.comment else ""  # such a text is a path only after that
+    if value.startswith(prefix):
+        path = value.removeprefix(prefix)
+        return prefix + os.path.expanduser(path) if re.match(r"~([/\\]|$)", path) else value
+    with contextlib.suppress(UnicodeError):  # in an ASCII locale Python keeps what was typed as single bytes
+        value = value.encode("ascii", "surrogateescape").decode("utf-8")
+    try:
+        value.encode("utf-8")
+    except UnicodeError:
+        raise UserError(f"{name} = {ascii(value):.80} is not UTF-8: it should be {wanted(option)}") from None
     return value
+
+
+def check_range(config, limits):
+    """Raise UserError for a number in `config` outside its limits, {name: (the least, the most)}. None is within."""
+    for name, (least, most) in limits.items():
+        value = config[name]
+        if value is not None and value < least:
+            raise UserError(f"--{name}={value} should be at least {least}")
+        if value is not None and value > most:
+            raise UserError(f"--{name}={value} should be at most {most}")
 
 
 def wanted(option):
@@ -180,17 +396,28 @@ def suggestion(name, known, prefix=""):
 IMPORTED = (ModuleType, FunctionType, BuiltinFunctionType, type)  # what a config file may also give names to
 
 
+def known_config_files():
+    """The config files that come with the scripts, by the names that the command line takes."""
+    folder = os.path.join(HERE, "config")
+    return [f"config/{name}" for name in sorted(os.listdir(folder))] if os.path.isdir(folder) else []
+
+
+def find_config_file(path):
+    """The path of a config file: as it is, or in the scripts' own folder. Raises UserError where there is none."""
+    if os.path.exists(path):
+        return path
+    if path not in (known := known_config_files()):
+        raise UserError(f"there is no config file {path!r}: {suggestion(path, known)}")
+    return os.path.join(HERE, path)
+
+
 def read_config_file(path, config, options):
     """
     The options that a config file sets, as a dict. It sees the values so far, `config`, and may import, define
-    functions and compute; all other names it sets must begin with an underscore.
+    functions and compute. A note names what else it sets, but for names that begin with an underscore: options of
+    other scripts, and helpers. Raises UserError for a name that looks like an option's.
     """
-    if not os.path.exists(path):
-        known = [f"config/{name}" for name in sorted(os.listdir(os.path.join(HERE, "config")))]
-        if path not in known:
-            raise UserError(f"there is no config file {path!r}: {suggestion(path, known)}")
-        path = os.path.join(HERE, path)
-    result = {}
+    result, others = {}, []
     for name, value in run_config_file(path, config).items():
         if name in options:
             try:
@@ -198,8 +425,24 @@ def read_config_file(path, config, options):
             except UserError as mistake:
                 raise UserError(f"{path}: {mistake}") from None
         elif not name.startswith("_") and not isinstance(value, IMPORTED):
+            others.append(name)
+    elsewhere = other_options() if others else set()
+    for name in others:
+        if name not in elsewhere and difflib.get_close_matches(name, options, 1, 0.8):
             raise UserError(f"{path} sets {name!r}, which is no option: {suggestion(name, options)}")
+    if others and RANK == 0:
+        names = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        note(f"note: {path} sets {names}: no {'option' if len(others) == 1 else 'options'} of this script")
     return result
+
+
+def other_options():
+    """The names of all scripts' options."""
+    names = set()
+    for path in glob.glob(os.path.join(glob.escape(HERE), "*.py")):
+        with contextlib.suppress(OSError, SyntaxError, ValueError):  # a file of the user's own
+            names |= {name for name, _, _ in commented_assignments(path)}
+    return names
 
 
 def run_config_file(path, config):
@@ -227,13 +470,40 @@ def run_config_file(path, config):
 
 
 def print_help(namespace, options, takes):
-    """Print a script's docstring, and each option with its default and comment."""
+    """Print a script's docstring, and each option with its default and comment, at most as wide as the terminal."""
     script = os.path.relpath(namespace["__file__"])
-    print(f"{namespace['__doc__'].strip()}\n\nusage: python {script} {takes} [--key=value ...]\n")
+    with open(namespace["__file__"], encoding="utf-8") as f:
+        docstring = ast.get_docstring(ast.parse(f.read())) or ""  # python -OO leaves __doc__ empty
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    print(f"{rewrapped(docstring, width)}\n")
+    print(fill(f"usage: python {script} {takes} [--key=value ...]", width, " " * 4) + "\n")
     settings = [f"--{name}={option.default!r}" for name, option in options.items()]
-    width = max(len(setting) for setting in settings)
+    longest = max(map(len, settings), default=0)
     for setting, option in zip(settings, options.values()):
-        print(f"  {setting:{width}}  {option.comment}")
+        if longest > width / 2:  # no room for two columns
+            print(fill(f"  {setting}", width, " " * 4))
+            print(fill(f"      {option.comment}", width, " " * 6))
+        else:
+            print(fill(f"  {setting:{longest}}  {option.comment}", width, " " * (longest + 4)))
+
+
+def rewrapped(text, width):
+    """A text that is wrapped already, wrapped anew where it is too wide; indented lines each for itself."""
+    lines = text.splitlines()
+    if max(map(len, lines), default=0) <= width:
+        return text
+    paragraphs = []
+    for prose, group in groupby(lines, lambda line: bool(re.match(r"\S", line))):
+        group = list(group)
+        paragraphs += [" ".join(group)] if prose else group
+    return "\n".join(fill(paragraph, width, " " * 8 * paragraph.startswith(" ")) for paragraph in paragraphs)
+
+
+def fill(line, width, indent):
+    """A line that is cut between words where it is wider than `width`; the further lines begin with `indent`."""
+    if len(line) <= width:
+        return line
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 # -----------------------------------------------------------------------------
@@ -249,13 +519,20 @@ def read_text(path, what="file"):
     """The whole of a UTF-8 text file, `-` for standard input. Raises UserError, which calls it `what`."""
     try:
         if path == "-":
-            return re.sub("\r\n?", "\n", sys.stdin.buffer.read().decode("utf-8"))  # as open() does for files
+            return re.sub("\r\n?", "\n", standard_input().read().decode("utf-8"))  # as open() does for files
         with open(path, encoding="utf-8") as f:
             return f.read()
     except OSError as failure:
         raise UserError(f"cannot read the {what} {path!r}: {failure.strerror}") from None
     except UnicodeDecodeError as failure:
         raise UserError(f"the {what} {path!r} is not UTF-8 (byte {failure.start}): save it as UTF-8 first") from None
+
+
+def standard_input():
+    """Standard input as a binary stream. Raises UserError where it is closed, or a notebook's."""
+    if not hasattr(sys.stdin, "buffer"):
+        raise UserError("there is no standard input to read '-' from: name a file, or give it a file or a pipe")
+    return sys.stdin.buffer
 
 
 @contextlib.contextmanager

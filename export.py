@@ -10,7 +10,7 @@ The folder holds config.json, generation_config.json, model.safetensors, tokeniz
 appears once all of it is written.
 """
 
-from configurator import UserError, check_installed, configure, run
+from configurator import UserError, check_installed, command, configure, run
 
 import json
 import os
@@ -83,7 +83,9 @@ def main():
     if not to:
         raise UserError("--to= is empty: it should name the folder to write")
     check_installed("safetensors", "tokenizers")  # transformers brings them along
-    if os.path.exists(to) and not (os.path.isdir(to) and not os.listdir(to)):
+    if not to:
+        raise UserError("--to= names no folder: it should be one to write, as in --to=hf")
+    if os.path.lexists(to) and not (os.path.isdir(to) and not os.listdir(to)):
         raise UserError(f"--to={to} exists already, and nothing in it is replaced: name another, or remove it first")
     model, tokenizer = load_trained(out_dir)
     if not isinstance(tokenizer, GPT2Tokenizer):
@@ -93,7 +95,7 @@ def main():
             "only a model of GPT-2's byte pairs (prepare.py --encoding=gpt2) can be exported"
         )
     write_folder(os.path.normpath(to), model, tokenizer)
-    print(f"the model is in {to}; let it write: python sample.py --init_from={to}")
+    print(f"the model is in {to}; let it write: {command('sample.py', init_from=to)}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import time
 import torch
 import torch.distributed as dist
 
-from configurator import RANK, WORLD_SIZE, UserError, at_end
+from configurator import LOCAL_RANK, RANK, WORLD_SIZE, UserError, first_line
 
 # -----------------------------------------------------------------------------
 # device
@@ -161,13 +161,22 @@ def join_processes(device, backend):
     """
     if WORLD_SIZE == 1:
         return device, None
+    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
+        raise UserError(
+            f"WORLD_SIZE={WORLD_SIZE} is set in the environment, and {', '.join(missing)} not: torchrun sets them all "
+            "for several processes; for a single one, unset WORLD_SIZE"
+        )
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        device = torch.device("cuda", LOCAL_RANK)
         torch.cuda.set_device(device)
     if backend == "auto":
         backend = "nccl" if device.type == "cuda" else "gloo"
     # after a restart by torchrun, the store still holds the addresses of the processes before
-    store, rank, world_size = next(dist.rendezvous("env://"))
+    try:
+        store, rank, world_size = next(dist.rendezvous("env://"))
+    except (ValueError, RuntimeError) as failure:  # torch's errors about networks are RuntimeErrors
+        where = f"MASTER_ADDR={os.environ['MASTER_ADDR']}, MASTER_PORT={os.environ['MASTER_PORT']}"
+        raise UserError(f"the processes cannot meet at {where}: {first_line(failure)}") from None
     store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     atexit.register(dist.destroy_process_group)
@@ -209,7 +218,7 @@ def catch_signals():
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number and signal.getsignal(number) != signal.SIG_IGN:
-            at_end.callback(signal.signal, number, signal.signal(number, note))
+            signal.signal(number, note)
     return caught
 
 

@@ -22,6 +22,7 @@ from fast import linear_cross_entropy
 from pretrained import MASKS, find_pretrained, find_tensors, read_sizes, read_tensors
 
 GPT2_VOCAB = 50257  # GPT-2's token ids; models have 50304 rows for them, as multiples of 64 are faster
+MOST = {"block_size": 2**24, "vocab_size": 2**24, "n_layer": 1000, "n_head": 1000, "n_embd": 2**17}  # beyond is a typo
 
 
 @dataclass
@@ -38,9 +39,9 @@ class GPTConfig:
     gelu: str = "erf"  # the exact GELU, or "tanh", the approximation that GPT-2 was trained with
 
     def __post_init__(self):
-        for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} should be at least 1")
+        for name, most in MOST.items():
+            if not 1 <= (value := getattr(self, name)) <= most:
+                raise ValueError(f"{name}={value} should be at {'least 1' if value < 1 else f'most {most}'}")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd={self.n_embd} should be a multiple of n_head={self.n_head}")
         if not 0 <= self.dropout < 1:
@@ -309,7 +310,8 @@ def check_shapes(weights, wanted):
 
 def draw_ids(logits, temperature, top_k, top_p):
     """Draw one token id for each row of logits: (B, V) to (B, 1). The options are those of GPT.stream."""
-    if temperature == 0:
+    tiny = torch.finfo(torch.float32).tiny  # what is less may count as 0
+    if temperature < tiny:
         return logits.argmax(dim=-1, keepdim=True)
     if top_k is None and top_p is None:
         return torch.multinomial(softmax(logits, temperature), num_samples=1)
@@ -317,7 +319,7 @@ def draw_ids(logits, temperature, top_k, top_p):
     probs = softmax(logits, temperature)
     if top_p is not None:
         before = probs.cumsum(dim=-1) - probs  # the probability of all likelier tokens; 0 for the first, which stays
-        probs = probs.masked_fill(before >= top_p, 0)
+        probs = probs.masked_fill(before >= max(top_p, tiny), 0)
     return ids.gather(-1, torch.multinomial(probs, num_samples=1))
 
 

@@ -102,6 +102,13 @@ def draw_run(axes, name, lines, axis, colour, mark):
     return (min(losses), at[losses.index(min(losses))]), late
 
 
+def run_folder(path):
+    """The folder of a run that is named by its folder, or by the log.jsonl in it."""
+    path = os.path.expanduser(path)
+    named = os.path.basename(path) == "log.jsonl" and os.path.isfile(path)
+    return os.path.dirname(path) or "." if named else path
+
+
 def plot_losses(folders, path, axis="iter"):
     """Draw the losses of the runs in `folders`, against an axis of AXES, into a file. Raises UserError."""
     ending = os.path.splitext(path)[1].lower()
@@ -131,7 +138,7 @@ def plot_losses(folders, path, axis="iter"):
 
 
 def main():
-    folders = [a for a in sys.argv[1:] if not a.startswith("-")]
+    folders = [run_folder(a) for a in sys.argv[1:] if not a.startswith("-")]
     configure(globals(), [a for a in sys.argv[1:] if a.startswith("-")], takes="out-a [out-b ...]")
     check_installed("matplotlib")
     plot_losses(folders, to, x)

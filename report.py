@@ -15,12 +15,12 @@ from tqdm import tqdm
 from configurator import RANK, UserError, check_installed, first_line, replacing
 
 
-def say(line, file=None):
-    """Print a line, above the progress bar if there is one. A training goes on where its console is closed or full."""
+def say(line):
+    """Print a line, above the progress bar if there is one, unless standard output is full or closed."""
     if RANK == 0:
-        with contextlib.suppress(OSError, ValueError):
-            tqdm.write(line, file=file)
-            (file or sys.stdout).flush()
+        with contextlib.suppress(OSError, ValueError):  # the log has it all, and the training goes on
+            tqdm.write(line)
+            sys.stdout.flush()
 
 
 def bits_per_byte(loss, counts):

@@ -13,7 +13,7 @@ licence, trained on recordings in the public domain; it needs espeak-ng (GPL) fo
 --model=facebook/mms-tts-eng does without espeak-ng, sounds plainer, and is for non-commercial use only (CC BY-NC 4.0).
 """
 
-from configurator import UserError, check_installed, configure, first_line, read_text, replacing, run
+from configurator import UserError, check_installed, configure, first_line, note, read_text, replacing, run
 
 import importlib.util
 import os
@@ -259,7 +259,7 @@ def main():
         known = {char for char in letters if char.isalpha()}
         passages = [in_words(passage, known) for passage in BETWEEN_PASSAGES.split(written)]
         if unreadable := sorted({char for _, chars in passages for char in chars}):
-            print(f"note: this voice cannot say {' '.join(unreadable)}", file=sys.stderr)
+            note(f"note: this voice cannot say {' '.join(unreadable)}")
         script = [piece for words, _ in passages for piece in pieces(words)]
         if not script:
             raise UserError(f"there is nothing that this voice can say in --text={text:.40}")
@@ -294,7 +294,7 @@ def speak(script, tokenizer, network, f):
             if bar.disable and time.time() > shown + 10:
                 shown = time.time()
                 left = (shown - began) * (length - done) / done
-                print(f"{done / length:.0%} said, {tqdm.format_interval(left)} left", file=sys.stderr)
+                note(f"{done / length:.0%} said, {tqdm.format_interval(left)} left")
         bar.close()
         return sound.tell() / rate
 

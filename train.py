@@ -11,12 +11,12 @@ last.pt is the newest state, from which a run resumes; log.jsonl holds the figur
 saves.
 """
 
-from configurator import RANK, WORLD_SIZE, UserError, configure, data_folder, first_line, run, suggestion
+from configurator import RANK, WORLD_SIZE, UserError, check_range, command, configure, data_folder, first_line, note
+from configurator import run, suggestion
 
 import contextlib
 import math
 import os
-import shlex
 import sys
 import time
 import zlib
@@ -86,14 +86,11 @@ zero = False  # shard the optimizer's state over the processes: less memory in e
 
 def check_options():
     """Raise UserError for values that no training can have."""
-    counts = ("batch_size", "block_size", "gradient_accumulation_steps", "eval_interval", "eval_iters", "log_interval")
-    amounts = ("max_iters", "learning_rate", "min_lr", "warmup_iters", "lr_decay_iters", "weight_decay", "grad_clip")
-    for name in counts:
-        if globals()[name] < 1:
-            raise UserError(f"--{name}={globals()[name]} should be at least 1")
-    for name in (*amounts, "seed", "sample_tokens"):
-        if globals()[name] < 0:
-            raise UserError(f"--{name}={globals()[name]} should be at least 0")
+    sizes = dict.fromkeys(("batch_size", "block_size", "gradient_accumulation_steps"), (1, 10**6))
+    counts = dict.fromkeys(("eval_interval", "eval_iters", "log_interval"), (1, math.inf))
+    rest = dict.fromkeys(("max_iters", "warmup_iters", "lr_decay_iters", "seed", "grad_clip"), (0, math.inf))
+    rates = dict.fromkeys(("learning_rate", "min_lr", "weight_decay"), (0, 1e30))
+    check_range(globals(), sizes | counts | rest | rates | {"sample_tokens": (0, 10**6)})
     for name in ("beta1", "beta2"):
         if not 0 <= globals()[name] < 1:
             raise UserError(f"--{name}={globals()[name]} should be from 0 up to, not including, 1")
@@ -143,7 +140,7 @@ def check_learning_rate(iter_num):
     """Raise UserError where a resumed run would learn nothing at a rate of 0; say where its rate stays lowest."""
     if not decay_lr or not lr_decay_iters <= iter_num < max_iters:
         return
-    longer = f"{shlex.join(['python', *sys.argv])} --lr_decay_iters={max_iters}"
+    longer = command(*sys.argv, lr_decay_iters=max_iters)
     if min_lr == 0:
         raise UserError(f"from iteration {lr_decay_iters} on the learning rate is 0, and nothing is learned: {longer}")
     say(f"note: from iteration {lr_decay_iters} on the learning rate stays at {min_lr:g}; to decay it later: {longer}")
@@ -202,7 +199,7 @@ def missing_data(split):
     """The UserError for a dataset that has no such split: prepare it, or is the name a typo?"""
     script = os.path.join("data", dataset, "prepare.py")
     if os.path.exists(os.path.join(data_folder(dataset), "prepare.py")):
-        return UserError(f"dataset {dataset!r} has no {split}.bin yet: prepare it with 'python {script}'")
+        return UserError(f"dataset {dataset!r} has no {split}.bin yet: prepare it with '{command(script)}'")
     known = sorted(name for name in os.listdir(data_folder("")) if os.path.isdir(data_folder(name)))
     return UserError(f"--dataset={dataset} has no data/{dataset}/{split}.bin: {suggestion(dataset, known)}")
 
@@ -427,7 +424,7 @@ def conclude(log_path):
         say(f"the curve is in {picture}")
     except (ImportError, UserError) as failure:
         say(f"no picture of the loss: {first_line(failure)}")
-    say(f"the model is in {out_dir}; let it write: python sample.py --out_dir={out_dir}")
+    say(f"the model is in {out_dir}; let it write: {command('sample.py', out_dir=out_dir)}")
 
 
 def main():
@@ -509,8 +506,9 @@ def main():
     if stop:
         check_finite(unchecked, state.scaler)
         saved = save(state, report, as_ckpt=False)
-        then = "saved: --init_from=resume goes on from there" if saved else "there is nothing to save yet"
-        say(f"stopped before iteration {state.iter_num}, and {then}", file=sys.stderr)
+        if RANK == 0:
+            then = "saved: --init_from=resume goes on from there" if saved else "there is nothing to save yet"
+            note(f"stopped before iteration {state.iter_num}, and {then}")
         sys.exit(128 + stop)
     report.close()
     if report.log_file:
@@ -518,4 +516,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, alone=False)

@@ -29,7 +29,7 @@ from operator import itemgetter
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, ".."))
 
-from configurator import UserError, configure, replacing, replacing_all, run  # noqa: E402
+from configurator import UserError, configure, replacing, replacing_all, run, standard_input  # noqa: E402
 
 import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
@@ -440,7 +440,7 @@ def prepare(files, folder, encoding, val_fraction, clean, split_documents):
     with tempfile.TemporaryDirectory() as temporary:
         path = os.path.join(temporary, "text")  # it is read twice, which standard input does not allow
         with replacing(path) as f:
-            shutil.copyfileobj(sys.stdin.buffer, f)
+            shutil.copyfileobj(standard_input(), f)
         try:
             return write_dataset([path], *how)
         except UserError as mistake:
@@ -553,7 +553,7 @@ def dataset_folder(name, path):
 
 
 def main():
-    configure(globals())
+    configure(globals(), positional="input")
     if input is None:
         raise UserError("what should be prepared? --input=PATH names a text file, a folder of texts, or a pattern")
     if input == "-" and dataset is None:

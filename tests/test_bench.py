@@ -36,6 +36,23 @@ def test_it_writes_no_more_tokens_than_fit_into_the_window(script):
     assert done.returncode == 0 and "sampling, 1 x 7 tokens" in done.stdout, done.stderr
 
 
+def test_it_fails_before_it_measures_where_the_figures_cannot_be_written(inside):
+    measured = []
+    done = inside("bench.py", *TINY, "--json=nothing/x.json", measure=lambda: measured.append(True))
+    assert done.returncode == 2 and re.fullmatch("error: cannot write .*nothing/x.json.*\n", done.stderr)
+    assert not measured
+
+
+def test_nanogpts_options_work_with_a_note_where_one_means_nothing(inside):
+    done = inside("bench.py", "--real_data=False", "--bias=False", measure=dict)
+    assert (done.returncode, done.stderr) == (0, "note: --real_data=False means nothing here: the tokens are random\n")
+
+
+def test_it_is_not_for_several_processes(inside):
+    done = inside("bench.py", *TINY, WORLD_SIZE=2)
+    assert done.returncode == 2 and re.fullmatch("error: WORLD_SIZE=2.*without torchrun\n", done.stderr)
+
+
 @pytest.mark.parametrize(
     "mistake, right", [("--model=gpt3", "gpt2"), ("--peer=jax", "transformers"), ("--steps=0", "at least 1")]
 )

@@ -5,7 +5,9 @@ import math
 import os
 import pickle
 import re
+import signal
 import struct
+import subprocess
 from functools import reduce
 from types import SimpleNamespace
 
@@ -14,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+import bench
 import configurator
 import sample
 import train
@@ -94,7 +97,12 @@ def read_by_python(text, kinds):
         return None
     if kinds[0] is bool:
         return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-    return kinds[0](text)
+    if kinds[0] is int:
+        try:
+            return int(text)
+        except ValueError:
+            return int(float(text)) if float(text).is_integer() else None  # 1e3 is a whole number
+    return os.path.expanduser(text) if re.match(r"~([/\\]|$)", text) else kinds[0](text)
 
 
 @TRIES
@@ -161,6 +169,184 @@ def test_a_real_command_line_ends_so_too(script, argument):
     # plot.py starts fastest; errors are in the encoding of the console
     done = script("plot.py", argument.encode("utf-8", "surrogatepass"), errors="replace")
     assert (done.returncode, done.stdout) == (2, "") and re.fullmatch("error: .+\n", done.stderr)
+
+
+# -----------------------------------------------------------------------------
+# numbers of any size
+
+TINY = ["--device=cpu", "--dtype=float32", "--compile=False", "--n_layer=1", "--n_head=1", "--n_embd=8"]
+TINY += ["--block_size=8", "--batch_size=2", "--gradient_accumulation_steps=1", "--max_iters=1", "--warmup_iters=0"]
+BENCH = ["--model=laptop", "--batch_size=1", "--block_size=8", "--steps=1", "--runs=1", "--num_samples=1"]
+BENCH += ["--device=cpu", "--compile=False"]
+EXTREMES = [-1, 0, 1, 2**31, 2**53 + 1, 10**12, 10**17, 2**62, 2**63 - 1]
+EXTREMES += [5e-324, 1e-46, 1e-38, 1e-30, 1 - 1e-16, 1e30, 1e38, 1e39, 1.7e308]
+
+
+@pytest.fixture(scope="session")
+def trained(dataset, command, tmp_path_factory):
+    """A folder with a tiny model in `out`, which knows the characters of the dataset "extremes"."""
+    folder = tmp_path_factory.mktemp("trained")
+    dataset("extremes", "größer als 42 € sind die Katzen\n" * 20)
+    subprocess.run(**command("train.py", *TINY, "--dataset=extremes"), cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def in_time():
+    """Fails a test that has not ended after a minute."""
+
+    def fail(number, frame):
+        raise TimeoutError("it does not end")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def numeric(script):
+    options = read_options(vars(script)).items()
+    return [(f"{script.__name__}.py", name) for name, option in options if {int, float} & set(option.kinds)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, option", numeric(train) + numeric(sample) + numeric(bench))
+def test_a_number_of_any_size_is_obeyed_or_an_error(inside, trained, in_time, monkeypatch, name, option):
+    monkeypatch.setattr(configurator, "read_options", read_options)
+    more = {
+        "train.py": [*TINY, "--dataset=extremes", f"--eval_only={option == 'max_iters'}"],
+        "sample.py": [f"--out_dir={trained / 'out'}", "--device=cpu", "--max_new_tokens=9", "--num_samples=2"],
+        "bench.py": BENCH,
+    }[name]
+    for value in EXTREMES:
+        done = inside(name, *more, f"--{option}={value}")
+        wrong = done.returncode == 2 and re.fullmatch("(note: .+\n)*error: .+\n", done.stderr)
+        assert wrong or done.returncode == 0, (value, done.stderr)
+
+
+# -----------------------------------------------------------------------------
+# streams and environments of any kind
+
+SCRIPTS = ["train.py", "sample.py", "plot.py", "bench.py", "export.py", "speak.py"]
+
+
+def closed(*descriptors):
+    return {"preexec_fn": lambda: [os.close(descriptor) for descriptor in descriptors]}
+
+
+def full(descriptor):
+    return {("stdin", "stdout", "stderr")[descriptor]: os.open("/dev/full", os.O_WRONLY)}
+
+
+@pytest.fixture
+def process(command, trained, tmp_path):
+    """process("sample.py", "--key=value", ..., env={}, stdout=...) runs a script with such streams to its end."""
+
+    def run(name, *args, env=None, **streams):
+        given = command(name, *args)
+        given["env"] = given["env"] | (env or {})
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.run(**{**given, **pipes, **streams, "cwd": trained, "timeout": 120, "errors": "replace"})
+
+    return run
+
+
+def train_args(folder):
+    return [*TINY, "--dataset=extremes", "--max_iters=3", "--eval_interval=2", f"--out_dir={folder / 'run'}"]
+
+
+def unread_pipe():
+    reader, writer = os.pipe()
+    os.close(reader)
+    return {"stdout": writer}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "streams",
+    [lambda: closed(1), lambda: closed(0, 1, 2), lambda: full(1), lambda: full(1) | full(2), unread_pipe],
+    ids=["closed", "all closed", "full", "both full", "unread"],
+)
+def test_a_training_goes_on_without_its_console(process, tmp_path, streams):
+    assert process("train.py", *train_args(tmp_path), **streams()).returncode == 0
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["iter"] for line in log if "loss" in line] == [0, 1, 2] and (tmp_path / "run" / "last.pt").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCRIPTS[1:])
+@pytest.mark.parametrize("stream", [closed, full])
+def test_a_script_without_standard_output_ends_in_one_line(process, name, stream):
+    done = process(name, "--help", **stream(1))
+    assert done.returncode == 2 and re.fullmatch("error: .*standard output.*\n", done.stderr)
+
+
+@pytest.mark.slow
+def test_samples_that_nobody_can_read_are_an_error(process):
+    few = ["--num_samples=2", "--max_new_tokens=9", "--device=cpu"]
+    done = process("sample.py", *few, **full(1))
+    assert done.returncode == 2 and re.fullmatch("error: cannot write to standard output: No space.*\n", done.stderr)
+    done = process("sample.py", *few, **unread_pipe())
+    assert (done.returncode, done.stderr) == (1, "")  # as after `| head`
+    done = process("sample.py", *few, "--start=FILE:-", **closed(0))
+    assert done.returncode == 2 and re.fullmatch("error: .*(standard input|empty).*\n", done.stderr)
+    assert process("sample.py", "--out_dir=nothing", **closed(2)).stdout == ""  # no error among the samples
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_an_error_can_be_shown_on_any_console(process, name):
+    locale_c = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    env = locale_c if name in ("plot.py", "sample.py") else {"PYTHONIOENCODING": "ascii:strict"}
+    done = process(name, "--größe=東京", env=env)
+    assert done.returncode == 2 and re.fullmatch("error: there is no option --gr.+\n", done.stderr)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii:strict"])
+def test_text_that_a_console_cannot_show_ends_nothing(process, tmp_path, dataset, encoding):
+    env = {"PYTHONIOENCODING": encoding}
+    done = process("train.py", *train_args(tmp_path), "--learning_rate=0.1", env=env)
+    assert done.returncode == 0 and "it writes:" in done.stdout, done.stderr
+    done = process("sample.py", "--start=€ größer", "--num_samples=1", "--max_new_tokens=9", env=env)
+    assert done.returncode == 0 and done.stdout.startswith("€ größer"), done.stderr  # in UTF-8, as speak.py reads it
+
+
+numbers_of_processes = st.one_of(st.none(), st.integers().map(str), st.text(max_size=5), st.sampled_from("0124"))
+
+
+@TRIES
+@given(st.tuples(numbers_of_processes, numbers_of_processes, numbers_of_processes))
+def test_an_environment_gives_numbers_that_fit_together_or_an_error(given):
+    environment = {name: text for name, text in zip(("RANK", "LOCAL_RANK", "WORLD_SIZE"), given) if text is not None}
+    if found := outcome(configurator.process_numbers, environment):
+        rank, local_rank, world_size = found
+        assert 0 <= rank < world_size and 0 <= local_rank < world_size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "env, named",
+    [
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE=x"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR, MASTER_PORT not"),
+        ({"LOCAL_RANK": "one"}, "LOCAL_RANK=one"),
+    ],
+)
+def test_a_training_in_a_wrong_environment_ends_in_one_line(process, tmp_path, env, named):
+    done = process("train.py", *train_args(tmp_path), "--gradient_accumulation_steps=2", env=env)
+    assert done.returncode == 2 and re.fullmatch(f"error: .*{named}.*\n", done.stderr)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["train.py", "sample.py", "speak.py"])
+def test_help_needs_no_docstrings(command, tmp_path, name):
+    given = command(name, "--help")
+    python, *rest = given.pop("args")
+    done = subprocess.run([python, "-OO", *rest], **given, capture_output=True, cwd=tmp_path, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "") and len(done.stdout.split("usage:")[0]) > 50
 
 
 # -----------------------------------------------------------------------------

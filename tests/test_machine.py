@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from configurator import UserError
+import machine as module
 from machine import resolve_device
 
 
@@ -51,6 +52,25 @@ def test_compile_auto_is_off_on_a_cpu(machine):
 @pytest.mark.parametrize("text, value", [("True", True), (True, True), ("1", True), ("false", False), (False, False)])
 def test_explicit_values_are_obeyed(machine, text, value):
     assert resolve_device("cpu", "bfloat16", text) == (torch.device("cpu"), torch.bfloat16, value)
+
+
+@pytest.mark.parametrize(
+    "environment, named",
+    [
+        ({}, "RANK, MASTER_ADDR, MASTER_PORT not: torchrun sets them all"),
+        ({"RANK": "0", "MASTER_ADDR": "", "MASTER_PORT": "29500"}, "MASTER_ADDR not: torchrun"),
+        ({"RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "x"}, "cannot meet at MASTER_ADDR=127.0.0.1, .*=x"),
+        ({"RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "99999"}, "cannot meet at .*MASTER_PORT=99999"),
+    ],
+)
+def test_several_processes_without_what_torchrun_sets_are_an_error_that_names_it(monkeypatch, environment, named):
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (environment | {"WORLD_SIZE": "2"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(module, "WORLD_SIZE", 2)
+    with pytest.raises(UserError, match=named):
+        module.join_processes(torch.device("cpu"), "auto")
 
 
 @pytest.mark.parametrize("device", ["cuda:2", "cuda:99", "cuda:"])

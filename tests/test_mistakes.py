@@ -21,6 +21,7 @@ SIZES = [
     *("--device=cpu", "--dtype=float32", "--compile=False", "--n_layer=1", "--n_head=2", "--n_embd=16"),
     *("--block_size=8", "--batch_size=3", "--gradient_accumulation_steps=1", "--max_iters=2", "--dataset=cats"),
 ]
+OPTIONS = {"train.py": SIZES, "export.py": [], "plot.py": []}  # of the scripts that do not take just a --device
 
 
 class Harm:
@@ -74,6 +75,9 @@ def earlier(dataset, repo, command, tmp_path_factory):
             path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
 
     (folder / "file").touch()
+    (folder / "dangling").symlink_to("gone")
+    for name in ("harm.py", "harm.txt"):  # no mistake runs it
+        (folder / name).write_text("open('harm', 'w').close()\n")
     (folder / "latin1.txt").write_bytes("Öl".encode("latin-1"))
     (folder / "wrong.py").write_text("batch_size = 3\nblock_size = 1 // 0\n")
     return folder
@@ -81,7 +85,7 @@ def earlier(dataset, repo, command, tmp_path_factory):
 
 @pytest.fixture
 def folder(earlier, tmp_path):
-    return shutil.copytree(earlier, tmp_path, dirs_exist_ok=True)
+    return shutil.copytree(earlier, tmp_path, symlinks=True, dirs_exist_ok=True)
 
 
 def files(*folders):
@@ -96,7 +100,7 @@ def mistake(folder, repo, inside, monkeypatch, recwarn):
 
     def run(name, *args):
         before = files(folder, repo / "data")
-        done = inside(name, *(SIZES if name == "train.py" else ["--device=cpu"]), *args)
+        done = inside(name, *OPTIONS.get(name, ["--device=cpu"]), *args)
         assert done.returncode == 2
         assert re.fullmatch("error: .+\n", done.stderr)  # one line: a dot does not match a line break
         # Python would show these to the user. pytest keeps them off standard error.
@@ -119,13 +123,24 @@ def cases(text):
     sample.py --topk=3 -> no option --topk: did you mean --top_k\?
     train.py --qqq=3 -> no option --qqq: there are --out_dir, .*--compile
     train.py --=3 -> no option --: there are --out_dir, .*--compile
-    train.py --wandb_log -> '--wandb_log': write --key=value, or --help
+    train.py --wandb_log -> '--wandb_log': write --key=value, as in --wandb_log=True$
+    train.py --wandb_log --seed=3 -> '--wandb_log': write --key=value, as in --wandb_log=True$
+    sample.py --temperature -1 -> '--temperature': write --key=value, as in --temperature=-1$
+    train.py --batch_size 3 -> '--batch_size': write --key=value, as in --batch_size=3$
+    sample.py --start harm.py -> '--start': write --key=value, as in --start=harm.py$
+    sample.py harm.py --start harm.py -> '--start': write --key=value, as in --start=harm.py$
+    sample.py harm.py --strt=x -> there is no option --strt: did you mean --start
+    train.py harm.txt -> 'harm.txt': write --key=value, or --help for the options; a config file ends in .py
+    train.py config/train_hitchikers -> 'config/train_hitchikers': did you mean config/train_hitchikers.py
+    plot.py out --to loss.png -> '--to': write --key=value, as in --to=loss.png
+    plot.py out --seed=3 -> no option --seed
     train.py -seed=3 -> '-seed=3': write --key=value
     train.py - -> '-': write --key=value
     train.py --batch_size=abc -> --batch_size=abc should be a whole number \(the default is 12\)
     train.py --batch_size= -> --batch_size= should be a whole number
     train.py --batch_size=1.5 -> --batch_size=1.5 should be a whole number
-    train.py --batch_size=1e3 -> --batch_size=1e3 should be a whole number
+    train.py --batch_size=1.5e0 -> --batch_size=1.5e0 should be a whole number
+    train.py --batch_size=inf -> --batch_size=inf should be a whole number
     train.py --batch_size=None -> --batch_size=None should be a whole number
     train.py --batch_size=9223372036854775808 -> out of range: it should be a whole number
     train.py --learning_rate=abc -> --learning_rate=abc should be a number \(the default is 0.0006\)
@@ -144,6 +159,19 @@ def cases(text):
     train.py --gradient_accumulation_steps=0 -> gradient_accumulation_steps=0
     train.py --max_iters=-1 -> max_iters=-1
     train.py --seed=-1 -> seed=-1
+    train.py --block_size=100000000000000000 -> --block_size=100000000000000000 should be at most 1000000
+    train.py --batch_size=9223372036854775807 -> batch_size=9223372036854775807 should be at most 1000000
+    train.py --gradient_accumulation_steps=9223372036854775807 -> steps=9223372036854775807 should be at most 1000000
+    train.py --n_layer=1000000000000 -> n_layer=1000000000000 should be at most 1000
+    train.py --n_embd=4611686018427387904 --n_head=1 -> n_embd=4611686018427387904 should be at most 131072
+    train.py --n_head=4611686018427387904 -> n_head=4611686018427387904 should be at most 1000
+    train.py --learning_rate=1e39 -> learning_rate=1e\+39 should be at most 1e\+30
+    train.py --sample_tokens=9223372036854775807 -> sample_tokens=9223372036854775807 should be at most 1000000
+    sample.py --num_samples=9223372036854775807 -> num_samples=9223372036854775807 should be at most 1000000
+    sample.py --max_new_tokens=9223372036854775807 -> max_new_tokens=9223372036854775807 should be at most 1000000000
+    bench.py --block_size=100000000000000000 -> block_size=100000000000000000 should be at most 1000000
+    bench.py --batch_size=9223372036854775807 -> batch_size=9223372036854775807 should be at most 1000000
+    bench.py --json=nothing/x.json -> cannot write 'nothing/x.json'
     train.py --beta1=1 -> beta1=1
     train.py --beta2=-0.1 -> beta2=-0.1
     train.py --dropout=1 -> dropout=1
@@ -168,6 +196,13 @@ def cases(text):
     train.py --dataset=harmful -> meta.pkl
     train.py --out_dir=file -> out_dir=file
     train.py --out_dir=file/below -> out_dir=file/below
+    train.py --out_dir=out/ckpt.pt -> out/ckpt.pt is a file: it should be a folder, as in --out_dir=out
+    train.py --out_dir=out/last.pt --init_from=resume -> is a file: it should be a folder, as in --out_dir=out
+    sample.py --out_dir=out/ckpt.pt -> out/ckpt.pt is a file: it should be a folder, as in --out_dir=out
+    train.py --out_dir=dangling -> --out_dir=dangling is a link to 'gone', which is not there
+    sample.py --out_dir=dangling -> --out_dir=dangling is a link to 'gone', which is not there
+    export.py --to=dangling -> --to=dangling exists already
+    export.py --to= -> --to= names no folder: .* --to=hf
     train.py --init_from=typo -> init_from=typo
     train.py --init_from=resume --out_dir=nothing -> nothing.*scratch
     train.py --init_from=resume --dataset=other -> dataset=other
@@ -175,7 +210,7 @@ def cases(text):
     train.py --init_from=auto --out_dir=out-moments -> out-moments/last.pt
     sample.py --init_from=typo -> init_from=typo
     sample.py --out_dir=nothing -> nothing/ckpt.pt
-    sample.py --out_dir=file -> --out_dir=file is a file
+    sample.py --out_dir=file -> out_dir=file is a file: it should be a folder
     sample.py --out_dir=out-orphan -> gone
     sample.py --start= -> empty
     sample.py --start=FILE:file -> empty
@@ -217,7 +252,7 @@ def test_training_refuses_a_folder_that_cannot_be_made(mistake):
     --seed=-1 -> seed=-1
     --init_from=typo -> init_from=typo
     --out_dir=nothing -> nothing/ckpt.pt
-    --out_dir=file -> --out_dir=file is a file
+    --out_dir=file -> out_dir=file is a file
     --start= -> empty
     --start=FILE:file -> empty
     --start=FILE:missing.txt -> missing.txt

@@ -1,6 +1,8 @@
 """What configurator.py promises: options from command line and config files, errors in one line, safe files."""
 
 import os
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import sample
 import train
 from configurator import UserError, configure, read_options, replacing, run
 from conftest import ROOT
+from machine import catch_signals
 
 PREPARE = ROOT / "data" / "hitchikersguide" / "prepare.py"
 
@@ -125,6 +128,9 @@ def test_an_argument_goes_before_every_config_file_wherever_it_stands(namespace,
     [
         ("--batch_size=64", 64),
         ("--batch_size=-1", -1),
+        ("--batch_size=1e3", 1000),
+        ("--batch_size=12.0", 12),
+        ("--top_k=2e2", 200),
         ("--learning_rate=1e-3", 0.001),
         ("--learning_rate=1", 1.0),
         ("--dropout=0", 0.0),
@@ -171,6 +177,9 @@ def test_a_value_takes_the_type_of_its_option(namespace, argument, value):
     "line, value",
     [
         ("batch_size = 64", 64),
+        ("batch_size = 1e3", 1000),
+        ("batch_size = 1e3 / 10", 100),
+        ("top_k = 2e2", 200),
         ("learning_rate = 1", 1.0),
         ("dropout = 0", 0.0),
         ("bias = True", True),
@@ -236,6 +245,168 @@ def test_a_config_file_runs_in_a_namespace_of_its_own(namespace):
     assert set(namespace) == names
 
 
+def test_all_arguments_are_checked_before_any_config_file_runs(mistake):
+    write("harm.py", "open('harm', 'w').close()\n")
+    for arguments in (["harm.py", "--batch_siz=3"], ["harm.py", "--dropout=x"], ["harm.py", "--start", "harm.py"]):
+        mistake(*arguments)
+    mistake("harm.py", "missing.py")
+    assert not os.path.exists("harm")
+
+
+def test_a_value_after_a_space_is_never_run_and_the_right_form_is_named(mistake):
+    write("my novel.py", "open('harm', 'w').close()\n")
+    assert "write --key=value, as in --start='my novel.py'" in mistake("--start", "my novel.py")
+    assert "write --key=value, as in --batch_size=12" in mistake("--batch_size")
+    assert "write --key=value, as in --bias=True" in mistake("--bias", "--batch_size=3")
+    assert not os.path.exists("harm")
+
+
+def test_where_an_argument_is_an_options_value_no_file_runs(namespace):
+    write("novel.py", "open('harm', 'w').close()\n")
+    assert configure(namespace, ["novel.py", "--batch_size=2"], positional="out_dir")["out_dir"] == "novel.py"
+    assert configure(namespace, ["-"], positional="out_dir")["out_dir"] == "-"
+    with pytest.raises(UserError, match="--out_dir takes one value, and 2 are there, 'a.txt' and 'b.py'"):
+        configure(namespace, ["a.txt", "b.py"], positional="out_dir")
+    with pytest.raises(UserError, match="as in --out_dir=novel.py"):
+        configure(namespace, ["--out_dir", "novel.py", "--start", "x"], positional="out_dir")
+    assert not os.path.exists("harm")
+
+
+def test_prepare_takes_a_plain_argument_as_its_text_and_runs_nothing(tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in ("configurator.py", "tokenizer.py", "data/prepare.py"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    (tmp_path / "x.py").write_text("open('harm', 'w').close()\n" * 99, encoding="utf-8")
+
+    def prepare(*args):
+        command = [sys.executable, "data/prepare.py", *args]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=60)
+
+    done = prepare("x.py", "--encoding=char")
+    assert done.returncode == 0 and "--dataset=x " in done.stdout, done.stderr
+    done = prepare("--input", "x.py")
+    assert (done.returncode, done.stdout) == (2, "") and "as in --input=x.py" in done.stderr
+    assert not (tmp_path / "harm").exists()
+
+
+# -----------------------------------------------------------------------------
+# what nanoGPT's users have
+
+
+def test_a_helper_in_a_config_file_is_a_note_and_a_typo_an_error(namespace, mistake, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(configurator, "HERE", str(tmp_path))  # where a file of the user's own may be broken
+    write("broken.py", "x = (\n")
+    write("a.py", "n_gpus = 8\nLIMIT = 5\n_hidden = 3\nbatch_size = 2 * n_gpus\n")
+    assert configure(namespace, ["a.py"])["batch_size"] == 16
+    assert capsys.readouterr() == ("", "note: a.py sets n_gpus, LIMIT: no options of this script\n")
+    assert "did you mean learning_rate?" in mistake(write("b.py", "learningrate = 1e-3"))
+
+
+@pytest.mark.parametrize(
+    "script, source", [(sample, "batch_size = 3\nout_dir = 'x'\n"), (train, "to = 'x.png'\ntop_k = 3\nseed = 5\n")]
+)
+def test_options_of_another_script_are_no_typos(tmp_path, capsys, script, source):
+    path = write(str(tmp_path / "c.py"), source)
+    config = configure(dict(vars(script)), [path])
+    assert capsys.readouterr().err.startswith(f"note: {path} sets ")
+    assert config["out_dir"] == "x" or config["seed"] == 5
+
+
+NANOGPTS_CONFIG = """# as nanoGPT's users write them
+import time
+n_gpus = 8
+out_dir = 'out-shakespeare-char'
+wandb_run_name = 'ft-' + str(time.time())
+gradient_accumulation_steps = 5 * n_gpus
+batch_size = 64 # windows
+max_iters = 1e3
+dtype = 'bfloat16'
+compile = False # do not torch compile the model
+"""
+
+
+def test_a_config_file_in_nanogpts_style_works_in_training_and_sampling(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write("c.py", NANOGPTS_CONFIG)
+    config = configure(dict(vars(train)), ["c.py"])
+    assert (config["max_iters"], config["gradient_accumulation_steps"], config["batch_size"]) == (1000, 40, 64)
+    assert capsys.readouterr().err == "note: c.py sets n_gpus: no option of this script\n"
+    assert configure(dict(vars(sample)), ["c.py"])["out_dir"] == "out-shakespeare-char"
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+# -----------------------------------------------------------------------------
+# paths
+
+
+def test_a_tilde_at_the_start_of_a_path_is_the_home_folder_and_in_a_text_it_is_itself(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    namespace = dict(vars(sample))
+    config_file = write(tmp_path / "c.py", "out_dir = '~/x'\n")
+    for arguments, name, value in [
+        (["--out_dir=~/x"], "out_dir", f"{tmp_path}/x"),
+        (["--out_dir=~"], "out_dir", str(tmp_path)),
+        (["--init_from=~/gpt2"], "init_from", f"{tmp_path}/gpt2"),
+        (["--start=FILE:~/x.txt"], "start", f"FILE:{tmp_path}/x.txt"),
+        ([str(config_file)], "out_dir", f"{tmp_path}/x"),
+        (["--start=~/x"], "start", "~/x"),
+        (["--start=~"], "start", "~"),
+        (["--out_dir=a~/x"], "out_dir", "a~/x"),
+        (["--out_dir=~x"], "out_dir", "~x"),
+    ]:
+        assert configure(dict(namespace), arguments)[name] == value
+
+
+def test_every_path_among_the_options_takes_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("USERPROFILE", "/home/me")
+    paths = {
+        "train.py": ["out_dir", "init_from"],
+        "sample.py": ["out_dir", "init_from"],
+        "export.py": ["out_dir", "to"],
+    }
+    paths |= {"plot.py": ["to"], "bench.py": ["json"], "speak.py": ["out", "model"], "data/prepare.py": ["input"]}
+    for script, names in paths.items():
+        comments = {name: comment for name, _, comment in configurator.commented_assignments(str(ROOT / script))}
+        for name in names:
+            option = configurator.Option("", (str,), comments[name])
+            assert configurator.parse(name, "~/a b", option) == "/home/me/a b"
+
+
+def test_a_text_typed_in_an_ascii_locale_is_what_was_typed(namespace):
+    typed = "größe".encode().decode("ascii", "surrogateescape")
+    option = read_options(vars(sample))["start"]
+    assert configurator.parse("start", typed, option) == "größe"
+    with pytest.raises(UserError, match="not UTF-8"):
+        configurator.parse("start", "\udcff", option)
+
+
+# -----------------------------------------------------------------------------
+# printed commands
+
+
+def test_a_printed_command_is_quoted_as_the_shell_wants_it(monkeypatch):
+    command = configurator.command("sample.py", out_dir="out dir ü", seed=1)
+    assert shlex.split(command) == ["python", "sample.py", "--out_dir=out dir ü", "--seed=1"]
+    assert configurator.command("plot.py", "out-a", "it's") == """python plot.py out-a 'it'"'"'s'"""
+    monkeypatch.setattr(configurator.os, "name", "nt")
+    try:
+        windows = configurator.command("sample.py", out_dir="out dir ü")
+    finally:
+        monkeypatch.undo()
+    assert windows == 'python sample.py --out_dir="out dir ü"'
+
+
+def test_no_windows_user_is_told_of_a_path_that_only_other_systems_have(monkeypatch, capsys):
+    for name, told in (("posix", True), ("nt", False)):
+        with monkeypatch.context() as patch, pytest.raises(SystemExit):
+            patch.setattr(configurator.importlib.util, "find_spec", lambda module: None)
+            patch.setattr(configurator.os, "name", name)
+            configurator.check_installed("whatever")
+        assert ("run with '.venv/bin/python'" in capsys.readouterr().err) is told
+
+
 def test_a_config_file_of_the_repository_is_found_from_any_folder(namespace, tmp_path, monkeypatch):
     (tmp_path / "house" / "config").mkdir(parents=True)
     write("house/config/small.py", "batch_size = 2\n")
@@ -264,11 +435,10 @@ MISTAKES = {
     "import sys\nsys.exit()\n": "c.py ends the script",
     # names that are no options
     "batch_siz = 3\n": "c.py sets 'batch_siz', which is no option: did you mean batch_size?",
-    "zzz = 3\n": "c.py sets 'zzz', which is no option: there are batch_size, learning_rate",
-    "separator = '/'\n": "c.py sets 'separator', which is no option",
-    "LIMIT = 4\n": "c.py sets 'LIMIT', which is no option",
+    "learningrate = 3\n": "c.py sets 'learningrate', which is no option: did you mean learning_rate?",
     # values of another type
-    "batch_size = 12.0": "c.py: batch_size = 12.0 should be a whole number (the default is 12)",
+    "batch_size = 12.5": "c.py: batch_size = 12.5 should be a whole number (the default is 12)",
+    "batch_size = 1e300": "c.py: batch_size = an integer of 997 bits is out of range: it should be a whole number",
     "batch_size = True": "c.py: batch_size = True should be a whole number",
     "batch_size = 2**63": "c.py: batch_size = 9223372036854775808 is out of range: it should be a whole number",
     "batch_size = 10**5000": "c.py: batch_size = an integer of 16610 bits is out of range",
@@ -291,7 +461,7 @@ def test_a_mistake_in_a_config_file_is_named_with_its_line_or_what_would_be_righ
     assert mistake(write("c.py", source)).startswith(MISTAKES[source])
 
 
-@pytest.mark.parametrize("path", ["train_hitchikers.py", "conf/train_hitchikers.py", "zzz", "null\0.py", ""])
+@pytest.mark.parametrize("path", ["train_hitchikers.py", "conf/train_hitchikers.py", "zzz.py", "null\0.py", ".py"])
 def test_for_a_missing_config_file_the_nearest_is_offered_or_else_all_are_listed(mistake, path):
     known = [f"config/{file.name}" for file in (ROOT / "config").glob("*.py")]
     message, near = mistake(path), "train_hitchikers" in path
@@ -300,7 +470,8 @@ def test_for_a_missing_config_file_the_nearest_is_offered_or_else_all_are_listed
 
 
 def test_a_folder_is_no_config_file(mistake, tmp_path):
-    assert "cannot read the config file" in mistake(str(tmp_path))
+    (tmp_path / "folder.py").mkdir()
+    assert "cannot read the config file" in mistake("folder.py")
 
 
 def test_a_mistake_in_a_later_argument_leaves_all_options_as_they_were(mistake):
@@ -332,6 +503,28 @@ def test_help_prints_every_option_with_its_default_and_comment_and_ends_well(nam
         ["--compile='auto'", "auto, True, False"],
         ["--accumulation=40", "micro-batches"],
     ]
+
+
+@pytest.mark.parametrize("columns", [40, 80, 119, 200])
+def test_help_is_as_wide_as_the_terminal_and_cuts_no_word(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    shown = {}
+    for terminal in (True, False):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal, raising=False)
+        with pytest.raises(SystemExit):
+            configure(vars(train), ["--help"])
+        shown[terminal] = capsys.readouterr().out
+    lines, words = shown[True].splitlines(), shown[False].split()
+    assert shown[True].split() == words
+    assert all(len(line) <= columns or len(line.split()) == 1 for line in lines)
+    assert max(map(len, lines)) > columns * 0.8 or columns == 200
+
+
+def test_help_needs_no_docstring_in_memory():
+    namespace = dict(vars(train)) | {"__doc__": None}  # as under python -OO
+    with pytest.raises(SystemExit) as end:
+        configure(namespace, ["--help"])
+    assert end.value.code == 0
 
 
 def test_a_default_may_be_any_text(tmp_path):
@@ -460,6 +653,63 @@ def test_run_does_not_hide_our_own_bugs(failure):
 def test_run_lets_a_main_that_ends_well_go_on(capsys):
     assert run(lambda: print("done")) is None
     assert capsys.readouterr() == ("done\n", "")
+
+
+def test_run_leaves_the_signal_handlers_as_they_were():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    run(catch_signals)  # as a training does
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_run_needs_no_more_of_a_stream_than_a_notebooks_has(monkeypatch):
+    class Stream:  # Jupyter's OutStream has no reconfigure, no buffer and no descriptor
+        def __init__(self):
+            self.written = ""
+
+        def write(self, text):
+            self.written += text
+
+        def flush(self):
+            pass
+
+        def isatty(self):
+            return False
+
+    monkeypatch.setattr(sys, "stdout", Stream())
+    monkeypatch.setattr(sys, "stderr", Stream())
+    run(lambda: print("größe"))
+    with pytest.raises(SystemExit):
+        run(lambda: configurator.read_text("-") if setattr(sys, "stdin", None) is None else None)
+    assert sys.stdout.written == "größe\n" and sys.stderr.written.startswith("error: there is no standard input")
+
+
+def test_of_several_processes_only_the_first_calls_a_main_that_is_alone(monkeypatch):
+    called = []
+    monkeypatch.setattr(configurator, "RANK", 1)
+    run(lambda: called.append("alone"))
+    run(lambda: called.append("together"), alone=False)
+    assert called == ["together"]
+
+
+@pytest.mark.parametrize(
+    "environment, right",
+    [
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE=x: it should be a whole number"),
+        ({"RANK": "-1"}, "RANK=-1: it should be a whole number"),
+        ({"LOCAL_RANK": "1.5"}, "LOCAL_RANK=1.5: it should be a whole number"),
+        ({"WORLD_SIZE": "0"}, "should be below the third"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "should be below the third"),
+    ],
+)
+def test_an_environment_that_is_not_torchruns_is_named(environment, right):
+    with pytest.raises(UserError, match=right):
+        configurator.process_numbers(environment)
+
+
+def test_an_environment_without_torchrun_is_one_process():
+    assert configurator.process_numbers({}) == (0, 0, 1)
+    assert configurator.process_numbers({"RANK": "", "LOCAL_RANK": "", "WORLD_SIZE": ""}) == (0, 0, 1)
+    assert configurator.process_numbers({"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}) == (3, 1, 4)
 
 
 def test_a_real_run_asked_for_help_prints_it_and_does_nothing_else(tmp_path):

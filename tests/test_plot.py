@@ -48,6 +48,11 @@ def test_a_picture_of_the_asked_for_kind_is_written_and_no_other_file(folder, in
     assert {path.name for path in tmp_path.iterdir()} == {"out-a", "out-b", f"my=loss{ending}"}
 
 
+def test_a_run_may_be_named_by_its_log(folder, inside):
+    result = inside("plot.py", f"{folder()}/log.jsonl")
+    assert (result.returncode, result.stderr) == (0, "") and Path("loss.png").exists()
+
+
 def test_the_picture_has_an_opaque_background_and_is_wide_enough_for_a_readme(folder):
     plot.plot_losses([folder()], "loss.png")
     picture = imread("loss.png")  # (height, width, RGBA)

@@ -117,7 +117,7 @@ def wrong_in_call(words):
             continue
         if not argument.startswith("-"):
             known = re.match(r"config/.*\.py$", argument) and (ROOT / argument).is_file()
-            if not (known or PLACEHOLDER.search(argument) or script == "plot.py"):
+            if not (known or PLACEHOLDER.search(argument) or script in ("plot.py", "data/prepare.py")):
                 yield f"{script}: there is no config file {argument}"
         elif not argument.startswith("--") or not equals or name not in OPTIONS[script]:
             yield f"{script} has no option {argument}"

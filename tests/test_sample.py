@@ -3,11 +3,16 @@
 import os
 import pickle
 import re
+import shlex
 import subprocess
+import sys
 
+import nbformat
 import pytest
 import torch
+from nbclient import NotebookClient
 
+import sample as script
 from model import GPT, GPTConfig
 
 DASHES = "---------------\n"
@@ -111,13 +116,26 @@ def test_sampling_needs_no_data_folder(sample, written, repo):
     assert sample("--start=h", "--max_new_tokens=4", "--temperature=0", "--num_samples=1") == "hello\n" + DASHES
 
 
+def test_the_command_that_a_training_ends_with_works_in_a_shell(inside, trained):
+    sizes = ["--n_layer=1", "--n_head=1", "--n_embd=8", "--block_size=8", "--batch_size=2", "--max_iters=1"]
+    sizes += ["--gradient_accumulation_steps=1", "--dataset=trained", "--device=cpu"]
+    done = inside("train.py", *sizes, "--out_dir=out dir ü $x")
+    python, script, *args = shlex.split(done.stdout.strip().rpartition("let it write: ")[2])
+    assert (python, script) == ("python", "sample.py")
+    assert inside(script, *args, "--num_samples=2", "--max_new_tokens=3", "--device=cpu").stdout.count(DASHES) == 2
+
+
 @pytest.mark.parametrize("num_samples", [1, 3])
 def test_the_same_seed_gives_the_same_text_and_another_gives_another(sample, trained, num_samples):
     options = (trained, f"--num_samples={num_samples}", "--max_new_tokens=60", "--temperature=2")
     assert sample(*options, "--seed=1") == sample(*options, "--seed=1") != sample(*options, "--seed=2")
 
 
-@pytest.mark.parametrize("greedy", ["--temperature=0", "--top_k=1", "--top_p=1e-9"])
+@pytest.mark.parametrize(
+    "greedy",
+    ["--temperature=0", "--temperature=1e-46", "--temperature=5e-324", "--temperature=1e-38", "--temperature=1e-30"]
+    + ["--top_k=1", "--top_p=1e-9", "--top_p=1e-46", "--top_p=5e-324"],
+)
 def test_greedy_takes_the_likeliest_token_in_every_sample(sample, trained, greedy):
     checkpoint = torch.load(f"{trained.removeprefix('--out_dir=')}/ckpt.pt", weights_only=True)
     model = GPT(GPTConfig(**checkpoint["model_args"]))
@@ -156,6 +174,38 @@ def test_a_limit_to_the_likely_tokens_excludes_the_others(sample, tmp_path, limi
     assert set(limited) == {"a", "b"}
     # the two keep their proportion, 12 to 7
     assert limited.count("b") / len(limited) == pytest.approx(7 / 19, abs=0.08)
+
+
+def test_compile_of_nanogpt_is_a_note(sample, written):
+    written("hello world")
+    options = ("--start=h", "--max_new_tokens=4", "--temperature=0", "--num_samples=1", "--compile=True")
+    note = "note: --compile=True means nothing here: sampling is not compiled\n"
+    assert sample(*options, stderr=note) == "hello\n" + DASHES
+
+
+# -----------------------------------------------------------------------------
+# on a terminal
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_long_lines_are_cut_between_words_on_a_terminal_only(monkeypatch, size):
+    text = "the answer to life, the universe\nand everything is a number\n\n  forty-two  tablespoons\n"
+    pieces = [text[i : i + size] for i in range(0, len(text), size)]
+    assert "".join(script.wrapped(pieces)) == text
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    for columns in (12, 20, 33, 200):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        shown = "".join(script.wrapped(pieces))
+        assert all(len(line) <= columns for line in shown.split("\n"))
+        # blanks have become line ends, and nothing else has changed
+        assert [(a, b) for a, b in zip(text, shown) if a != b] == [(" ", "\n")] * (shown.count("\n") - text.count("\n"))
+        assert len(shown) == len(text) and (shown == text) is (columns == 33 or columns == 200)
+
+
+def test_a_word_longer_than_the_line_stays_whole(monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "5")
+    assert "".join(script.wrapped(["to the universe"])) == "to\nthe\nuniverse"
 
 
 # -----------------------------------------------------------------------------
@@ -329,6 +379,35 @@ def test_a_single_sample_appears_while_it_is_drawn(stream):
         assert 0 < len(part) < 4096  # not a whole buffer at once
         seen += part
     assert stream.poll() is None
+
+
+@pytest.mark.slow
+def test_in_a_notebook_scripts_run_and_leave_its_signal_handlers_alone(repo, trained, tmp_path, monkeypatch):
+    for name in ("JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
+        monkeypatch.setenv(name, str(tmp_path / "jupyter"))
+    sizes = (
+        "--dataset=trained --device=cpu --n_layer=1 --n_head=1 --n_embd=8 --block_size=8 --batch_size=2 --max_iters=2"
+    )
+    cells = [
+        "import signal\nbefore = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]",
+        f"%run {repo / 'train.py'} {sizes} --gradient_accumulation_steps=1 --out_dir=notebook",
+        "assert before == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]",
+        f"%run {repo / 'sample.py'} {trained} --num_samples=2 --max_new_tokens=9 --device=cpu",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        NotebookClient(notebook, timeout=100, kernel_name="python3").execute()
+    outputs = ["".join(o.get("text", "") for o in cell.outputs) for cell in notebook.cells]
+    assert "the model is in notebook" in outputs[1] and outputs[3].count(DASHES) == 2
+
+
+@pytest.mark.slow
+def test_under_torchrun_one_voice_writes(command, trained, tmp_path):
+    sample = command("sample.py", trained, "--num_samples=2", "--max_new_tokens=9", "--device=cpu")
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *sample["args"][1:]]
+    done = subprocess.run(**sample | {"args": start}, cwd=tmp_path, capture_output=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.count(DASHES) == 2, done.stderr
 
 
 def test_a_reader_who_has_seen_enough_ends_it_quietly(stream):

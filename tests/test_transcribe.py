@@ -254,14 +254,16 @@ def test_a_second_run_transcribes_only_new_and_changed_files(tmp_path, run_noteb
 
 @pytest.mark.slow
 def test_another_model_or_language_transcribes_again_and_keeps_the_earlier_results(
-    tmp_path, run_notebook, synthesize, chunk_seconds, checkpoint
+    tmp_path, run_notebook, synthesize, chunk_seconds, checkpoint, monkeypatch
 ):
     synthesize(tmp_path / "audio" / "1.wav", "One.")
     run_notebook()
     assert "0 of 1 file already transcribed" in run_notebook(language="German").out
     (own := tmp_path / "own").mkdir()
     own = shutil.copy(checkpoint, own / checkpoint.name)
-    assert "1 of 1 file already transcribed" in run_notebook(model=own).out  # the same model
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for same in (own, f"~/own/{checkpoint.name}"):
+        assert "1 of 1 file already transcribed" in run_notebook(model=same).out
     state = torch.load(own, weights_only=True)
     state["model_state_dict"]["encoder.ln_post.bias"] += 1
     torch.save(state, own)

@@ -24,7 +24,7 @@ clean = True  # remove what only transcripts have: spoken chapter numbers and do
 
 
 def main():
-    configure(globals())
+    configure(globals(), positional="input")
     path = os.path.join(HERE, "transcriptions.txt") if input is None else input
     prepare([path], HERE, encoding, val_fraction, clean, split_documents=False)  # as nanoGPT
     print("next: python train.py config/train_hitchikers_cpu.py, or on a GPU config/train_hitchikers.py")

@@ -185,7 +185,7 @@ def write_dataset(splits, pool):
 
 
 def main():
-    configure(globals())
+    configure(globals(), positional="data_files")
     check_installed("datasets")
     if num_proc < 1:
         raise UserError(f"--num_proc={num_proc} should be at least 1")
