@@ -35,6 +35,14 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 at_end = contextlib.ExitStack()  # what `run` does when main() ends, however it ends: at_end.callback(function)
 
 
+def show_exception(kind, failure, trace):
+    """Ctrl-C while a script still imports is no traceback."""
+    note("\ninterrupted") if kind is KeyboardInterrupt else sys.__excepthook__(kind, failure, trace)
+
+
+sys.excepthook = show_exception
+
+
 class UserError(Exception):
     """A mistake that the user can mend. `run` shows it as one line, without a traceback."""
 
@@ -186,7 +194,7 @@ def first_line(failure):
 
 def check_installed(*modules):
     """End with an `error:` line that says how to install what is missing, before an import fails with a traceback."""
-    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    missing = [name for name in modules if name not in sys.modules and importlib.util.find_spec(name) is None]
     if missing:
         how = "'pip install -r requirements.txt'"
         how += "" if os.name == "nt" else ", or run with '.venv/bin/python', which 'make demo' sets up"

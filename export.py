@@ -83,8 +83,6 @@ def main():
     if not to:
         raise UserError("--to= is empty: it should name the folder to write")
     check_installed("safetensors", "tokenizers")  # transformers brings them along
-    if not to:
-        raise UserError("--to= names no folder: it should be one to write, as in --to=hf")
     if os.path.lexists(to) and not (os.path.isdir(to) and not os.listdir(to)):
         raise UserError(f"--to={to} exists already, and nothing in it is replaced: name another, or remove it first")
     model, tokenizer = load_trained(out_dir)

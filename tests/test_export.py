@@ -271,7 +271,7 @@ def mistake(inside):
 
 def test_a_model_of_characters_is_refused(mistake, tmp_path):
     save(tmp_path / "out", make(vocab_size=3), meta={"encoding": "char", "vocab_size": 3, "chars": "abc"})
-    assert re.search("encoding of its own.*--encoding=gpt2", mistake("--out_dir=out", "--to=hf"))
+    assert re.search("single characters.*--encoding=gpt2", mistake("--out_dir=out", "--to=hf"))
     assert os.listdir(tmp_path) == ["out"]
 
 

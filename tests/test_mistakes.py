@@ -202,7 +202,7 @@ def cases(text):
     train.py --out_dir=dangling -> --out_dir=dangling is a link to 'gone', which is not there
     sample.py --out_dir=dangling -> --out_dir=dangling is a link to 'gone', which is not there
     export.py --to=dangling -> --to=dangling exists already
-    export.py --to= -> --to= names no folder: .* --to=hf
+    export.py --to= -> --to= is empty: it should name
     train.py --init_from=typo -> init_from=typo
     train.py --init_from=resume --out_dir=nothing -> nothing.*scratch
     train.py --init_from=resume --dataset=other -> dataset=other
