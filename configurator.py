@@ -536,6 +536,11 @@ def read_text(path, what="file"):
         raise UserError(f"the {what} {path!r} is not UTF-8 (byte {failure.start}): save it as UTF-8 first") from None
 
 
+def text_or_file(value, what):
+    """The text of an option: itself, or after FILE: that of the file whose path follows. Raises UserError."""
+    return read_text(value.removeprefix("FILE:"), what) if value.startswith("FILE:") else value
+
+
 def standard_input():
     """Standard input as a binary stream. Raises UserError where it is closed, or a notebook's."""
     if not hasattr(sys.stdin, "buffer"):

@@ -9,7 +9,7 @@ Let a trained model write.
 Only the samples go to standard output, each followed by a line of dashes. A single sample appears word by word.
 """
 
-from configurator import UserError, check_range, configure, note, read_text, run
+from configurator import UserError, check_range, configure, note, run, text_or_file
 
 import codecs
 import math
@@ -56,12 +56,10 @@ def check_options():
 
 def read_prompt(tokenizer):
     """The text of `start`, or if that is the default and unknown to the model, the most natural one that it knows."""
-    if start.startswith("FILE:"):
-        return read_text(start.removeprefix("FILE:"), "prompt")
     if start == "\n" != tokenizer.prompt:
-        print(f"note: the model knows no line end, so the text begins with {tokenizer.prompt!r}", file=sys.stderr)
+        note(f"note: the model knows no line end, so the text begins with {tokenizer.prompt!r}")
         return tokenizer.prompt
-    return start
+    return text_or_file(start, "prompt")
 
 
 def until(end, ids):

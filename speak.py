@@ -13,7 +13,7 @@ licence, trained on recordings in the public domain; it needs espeak-ng (GPL) fo
 --model=facebook/mms-tts-eng does without espeak-ng, sounds plainer, and is for non-commercial use only (CC BY-NC 4.0).
 """
 
-from configurator import UserError, check_installed, configure, first_line, note, read_text, replacing, run
+from configurator import UserError, check_installed, configure, first_line, note, replacing, run, text_or_file
 
 import importlib.util
 import os
@@ -106,25 +106,27 @@ def character_in_words(char, letters):
     return None
 
 
-def in_words(text, letters):
+def in_words(passage, letters):
     """
-    `text` in letters and plain punctuation, with numbers and signs as words; and the characters that cannot be read.
+    `passage` in letters and plain punctuation, with numbers and signs as words; and the characters that cannot be read.
 
     `letters` are those that the voice knows, in lower case. Newlines stay.
     """
-    text = "".join(f" {char} " if char.isnumeric() and not char.isdecimal() else char for char in text)  # the ½ in 2½
-    text = unicodedata.normalize("NFKC", text.translate(PLAIN))
-    text = re.sub(rf"\b({'|'.join(TITLES)})\.", lambda match: TITLES[match[1]], text)
-    text = re.sub(r"--+|(?<=\s)-(?=\s)", "—", text)  # typed dashes
-    text = re.sub(r"(?<=\d):(?=\d\d)", " ", text)  # 10:30
-    text = re.sub(r"(?<=\d) ?– ?(?=\d)", " to ", text)
-    text = NUMBER.sub(number_in_words, text)
-    words = {char: character_in_words(char, letters) for char in sorted(set(text))}
+    passage = "".join(
+        f" {char} " if char.isnumeric() and not char.isdecimal() else char for char in passage
+    )  # the ½ in 2½
+    passage = unicodedata.normalize("NFKC", passage.translate(PLAIN))
+    passage = re.sub(rf"\b({'|'.join(TITLES)})\.", lambda match: TITLES[match[1]], passage)
+    passage = re.sub(r"--+|(?<=\s)-(?=\s)", "—", passage)  # typed dashes
+    passage = re.sub(r"(?<=\d):(?=\d\d)", " ", passage)  # 10:30
+    passage = re.sub(r"(?<=\d) ?– ?(?=\d)", " to ", passage)
+    passage = NUMBER.sub(number_in_words, passage)
+    words = {char: character_in_words(char, letters) for char in sorted(set(passage))}
     unreadable = [char for char in words if words[char] is None]
-    text = "".join(words[char] or "" for char in text)
-    text = re.sub(r"(?<!\w)'|'(?!\w)", "", text)  # quotes: an apostrophe stands between letters
-    text = re.sub(r"[ -]*([.,;:!?])(?:[ ,]*,)?", r"\1", re.sub(" +", " ", text))
-    return text, unreadable
+    passage = "".join(words[char] or "" for char in passage)
+    passage = re.sub(r"(?<!\w)'|'(?!\w)", "", passage)  # quotes: an apostrophe stands between letters
+    passage = re.sub(r"[ -]*([.,;:!?])(?:[ ,]*,)?", r"\1", re.sub(" +", " ", passage))
+    return passage, unreadable
 
 
 # -----------------------------------------------------------------------------
@@ -168,7 +170,7 @@ def voice_folder(name):
     try:
         return hub_folder([name], FILES, "voice")
     except OSError as failure:
-        raise UserError(f"there is no folder --model={name}; as a voice, {failure}, for --model=voice") from None
+        raise UserError(f"--model={name} is no folder, and as a voice {failure}; then use --model=voice") from None
 
 
 def load_voice(name):
@@ -248,7 +250,7 @@ def main():
     configure(globals())
     check_options()
     torch_device, _, _ = resolve_device(device, "float32", False)
-    written = read_text(text.removeprefix("FILE:"), "text") if text.startswith("FILE:") else text
+    written = text_or_file(text, "text")
     if not written.strip():
         raise UserError(f"there is nothing to say: --text={text:.40} is empty")
     with replacing(out) as f:

@@ -71,7 +71,7 @@ def find_files(path):
     if os.path.isdir(path):
         found = list(walk(path))
         files = [f for f in found if f.lower().endswith(EXTENSIONS) and not is_special(f)]
-        texts, others = count(len(files), "text"), count(len(found) - len(files), "other file")
+        texts, others = count(len(files), "text file"), count(len(found) - len(files), "other file")
         print(f"{path!r} has {texts} ({', '.join(EXTENSIONS)}) and {others}")
         print_unreadable(sorted(f for f in found if f.lower().endswith(UNREADABLE)))
     elif glob.has_magic(path) and not os.path.exists(path):
@@ -144,11 +144,11 @@ def parse_json_line(line, where):
         raise UserError(f'{where} has no "text" that is a string, but {line.strip():.60}') from None
 
 
-def read_blocks(path, bar, encoding, by_line=False):
+def read_blocks(path, bar, codec, by_line=False):
     """Yield the text of a file in blocks of BLOCK_CHARS characters or in lines. Raises UserError if it is not UTF-8."""
     bytes_before = bar.n
     try:
-        with open(path, encoding=encoding) as f:
+        with open(path, encoding=codec) as f:
             try:
                 for i, text in enumerate(iter(f.readline if by_line else partial(f.read, BLOCK_CHARS), "")):
                     if i == 0 and len(CONTROL_CHARS.findall(text)) > len(text) / 9:

@@ -248,7 +248,7 @@ def test_each_document_of_a_folder_is_in_one_split_as_a_whole_in_natural_order(p
     write("essays/.git/notes.txt", "not a text of mine")
     status, out, err = prepare("--input=essays")
     assert (status, err) == (0, "") and "left out" not in out
-    assert "'essays' has 40 texts (.txt, .md, .jsonl) and 1 other file\n" in out
+    assert "'essays' has 40 text files (.txt, .md, .jsonl) and 1 other file\n" in out
     train, val = documents_in(house / "data" / "essays")
     natural = texts[::2] + texts[1::2]
     assert train == [text for text in natural if text not in val] and val == [text for text in natural if text in val]
@@ -421,13 +421,13 @@ def test_messages_about_a_single_thing_are_in_the_singular(prepare):
     write("essays/a.txt", f"Chapter One. {PROSE}\n1  blank")
     write("essays/cover.jpg", b"\xff\xd8")
     out = prepare("--input=essays", "--encoding=char", "--clean=True")[1]
-    assert "'essays' has 1 text (.txt, .md, .jsonl) and 1 other file\n" in out
+    assert "'essays' has 1 text file (.txt, .md, .jsonl) and 1 other file\n" in out
     assert "took out 1 spoken chapter number and 1 run of white space\n" in out
     assert "document" not in out
     write("essays/b.txt", PROSE)
     write("essays/empty.txt", "")
     out = prepare("--input=essays", "--encoding=char")[1]
-    assert "'essays' has 3 texts (.txt, .md, .jsonl) and 1 other file\n" in out
+    assert "'essays' has 3 text files (.txt, .md, .jsonl) and 1 other file\n" in out
     assert "1 document for training, 1 for validation\n" in out and "left out 1 empty or duplicate document\n" in out
     assert "'essays/a*' matches 1 file\n" in prepare("--input=essays/a*", "--dataset=x", "--encoding=char")[1]
 
@@ -442,7 +442,7 @@ def test_files_that_hold_text_in_other_formats_are_named(prepare):
     for name in ("b.docx", "c.PDF", "sub/d.epub", "cover.jpg", ".hidden.pdf"):
         write(f"essays/{name}", b"PK\x03\x04")
     out = prepare("--input=essays", "--encoding=char")[1]
-    assert "'essays' has 1 text (.txt, .md, .jsonl) and 4 other files\n" in out
+    assert "'essays' has 1 text file (.txt, .md, .jsonl) and 4 other files\n" in out
     assert "left out 'essays/b.docx', 'essays/c.PDF', 'essays/sub/d.epub': save as .txt what should be read\n" in out
     for i in range(40):
         write(f"essays/{i:02}.pdf", b"%PDF")
@@ -457,7 +457,9 @@ def test_a_console_that_cannot_show_a_folders_name_ends_nothing(house, encoding)
     environment = os.environ | {"PYTHONIOENCODING": encoding}
     done = subprocess.run(command, env=environment, capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert b"'??' has 1 text" in done.stdout and b"left out '??/?.docx'" in done.stdout and b"next: " in done.stdout
+    assert (
+        b"'??' has 1 text file" in done.stdout and b"left out '??/?.docx'" in done.stdout and b"next: " in done.stdout
+    )
     done = subprocess.run([*command, "--val_fraction=0.001"], env=environment, capture_output=True)
     assert done.returncode == 2 and re.fullmatch(rb"error: .* is too short: .*\r?\n", done.stderr)
 
@@ -476,7 +478,7 @@ def test_links_to_folders_are_followed_once_each_even_in_a_circle(prepare, house
     write("essays/.git/hidden.txt", "hidden")
     Path("essays/.git/linked").symlink_to(Path("elsewhere").resolve())
     status, out, err = prepare("--input=essays")
-    assert (status, err) == (0, "") and "'essays' has 20 texts" in out and "left out" not in out
+    assert (status, err) == (0, "") and "'essays' has 20 text files" in out and "left out" not in out
     assert sorted(sum(documents_in(house / "data" / "essays"), [])) == sorted(texts)
 
 
@@ -484,7 +486,7 @@ def test_a_pipe_among_texts_is_left_out(prepare):
     write("essays/a.txt", PROSE)
     os.mkfifo("essays/b.txt")
     status, out, _ = prepare("--input=essays", "--encoding=char")
-    assert status == 0 and "'essays' has 1 text (.txt, .md, .jsonl) and 1 other file\n" in out
+    assert status == 0 and "'essays' has 1 text file (.txt, .md, .jsonl) and 1 other file\n" in out
 
 
 @pytest.mark.parametrize("path", ["pipe.txt", os.devnull])

@@ -260,7 +260,7 @@ def test_interrupted_it_keeps_the_old_file(command, voice, tmp_path):
         (["--model=damaged"], "cannot load the voice --model=damaged"),
         (["--model=lacking"], "lacks weights of a VITS voice: text_encoder.embed_tokens.weight"),
         (["--model=mixed"], "vocab.json has ids beyond the model's 38"),
-        (["--model=no such name"], "there is no folder --model=no such name"),
+        (["--model=no such name"], "--model=no such name is no folder"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_no_file(inside, voice, phonetic, tmp_path, args, said):
