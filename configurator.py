@@ -108,7 +108,8 @@ def run(main, alone=True):
         for number, handler in handlers.items():  # a notebook's %run would go on with those of a training
             if handler is not None and signal.getsignal(number) is not handler:
                 signal.signal(number, handler)
-    failure = flush_output()
+    failure = flush(sys.stdout)
+    flush(sys.stderr)
     if alone and failure and not status:
         status = unwritable(failure)
     if status:
@@ -165,12 +166,12 @@ def open_streams(alone):
         raise UserError("standard output is closed: it should be a terminal, a file or a pipe")
 
 
-def flush_output():
-    """Write what is left for standard output. Returns the OSError if it is full or closed."""
+def flush(stream):
+    """Write what is left for standard output or error. Returns the OSError if it is full or closed."""
     try:
-        sys.stdout.flush()
+        stream.flush()
     except OSError as failure:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # or Python complains at exit, with a status of 120
         return failure
 
 
