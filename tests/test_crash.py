@@ -15,6 +15,7 @@ import random
 import re
 import resource
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -435,6 +436,7 @@ def test_a_data_file_larger_than_memory_is_not_loaded(train, mats, dataset):
     # this limit leaves out the file's pages in the system's cache
     own = Limit(resource.RLIMIT_DATA, 2 * 10**9)
     status, out, errors = train("--dataset=vast", "--max_iters=10", "--eval_interval=10", before=own)
+    shutil.rmtree(folder)  # other tests read all data folders
     assert (status, errors) == (0, "")
     assert "10,000,000,000 to train on" in out
 
