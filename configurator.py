@@ -310,6 +310,7 @@ def advice(arguments, i, options, positional):
         option = options[name]
         value = True if option.kinds[0] is bool else option.default
         value = following[0] if following and not following[0].startswith("--") else value
+        value = "text" if "\n" in str(value) else value  # an error has one line
         return f"write --key=value, as in --{name}={quote(str(value))}"
     near = difflib.get_close_matches(f"{name}.py", known_config_files(), 1, 0.8)
     if near and not positional:
@@ -367,10 +368,10 @@ def check_text(name, value, option):
     """A text, or a path without its ~. Raises UserError for a character that no text or path can have."""
     if "\0" in value:
         raise UserError(f"{name} = {value!r:.80} has a null character: it should be {wanted(option)}")
-    prefix = "FILE:" if "FILE:" in option.comment else ""  # such a text is a path only after that
-    if value.startswith(prefix):
-        path = value.removeprefix(prefix)
-        return prefix + os.path.expanduser(path) if re.match(r"~([/\\]|$)", path) else value
+    if "FILE:" not in option.comment:  # a path, or a name
+        return without_tilde(value)
+    if value.startswith("FILE:"):
+        return "FILE:" + without_tilde(value.removeprefix("FILE:"))
     with contextlib.suppress(UnicodeError):  # in an ASCII locale Python keeps what was typed as single bytes
         value = value.encode("ascii", "surrogateescape").decode("utf-8")
     try:
@@ -378,6 +379,11 @@ def check_text(name, value, option):
     except UnicodeError:
         raise UserError(f"{name} = {ascii(value):.80} is not UTF-8: it should be {wanted(option)}") from None
     return value
+
+
+def without_tilde(path):
+    """A path in the home folder, ~/x, written out; all others as they are."""
+    return os.path.expanduser(path) if re.match(r"~([/\\]|$)", path) else path
 
 
 def check_range(config, limits):

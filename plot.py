@@ -94,6 +94,7 @@ def draw_run(axes, name, lines, axis, colour, mark):
     mean = smoothed(train_losses)
     axes.plot(train_at, train_losses, color=colour, linewidth=1, alpha=0.25)
     axes.plot(train_at, mean, color=colour, linewidth=1.5, alpha=0.6)
+    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # of a folder, in any encoding
     label = f"validation, {name if len(name) <= 40 else '…' + name[-39:]}: best {min(losses):.3f}"
     every = len(at) // 40 + 1  # more marks would overlap
     axes.plot(at, losses, color=colour, linewidth=2, marker=mark, markevery=every, label=label)

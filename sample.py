@@ -45,7 +45,7 @@ compile: str | bool = False  # nanoGPT's: means nothing here, sampling is not co
 
 def check_options():
     """Raise UserError for values out of range."""
-    limits = {"num_samples": (1, 10**6), "max_new_tokens": (1, 10**9), "temperature": (0, math.inf)}
+    limits = {"num_samples": (1, 10**4), "max_new_tokens": (1, 10**9), "temperature": (0, math.inf)}
     check_range(globals(), limits | {"seed": (0, math.inf)})
     if top_k is not None and top_k < 1:
         raise UserError(f"--top_k={top_k} should be at least 1, or None to draw from all tokens")

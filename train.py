@@ -132,18 +132,22 @@ def starting_state(config, meta, scaler, torch_device):
     state = TrainingState(model, optimizers, scaler, config, meta)
     if checkpoint:
         state.restore(checkpoint, path)
-        check_learning_rate(state.iter_num)
+    check_learning_rate(state.iter_num)
     return state, bool(path)
 
 
 def check_learning_rate(iter_num):
-    """Raise UserError where a resumed run would learn nothing at a rate of 0; say where its rate stays lowest."""
-    if not decay_lr or not lr_decay_iters <= iter_num < max_iters:
+    """Raise UserError where updates would change nothing, at a rate of 0; say where a resumed run's stays lowest."""
+    if not decay_lr or eval_only or max(iter_num, lr_decay_iters) >= max_iters:
         return
-    longer = command(*sys.argv, lr_decay_iters=max_iters)
+    longer = f"add --lr_decay_iters={max_iters}"
+    if WORLD_SIZE == 1:
+        others = [argument for argument in sys.argv if not argument.startswith("--lr_decay_iters=")]
+        longer = command(*others, lr_decay_iters=max_iters)
     if min_lr == 0:
         raise UserError(f"from iteration {lr_decay_iters} on the learning rate is 0, and nothing is learned: {longer}")
-    say(f"note: from iteration {lr_decay_iters} on the learning rate stays at {min_lr:g}; to decay it later: {longer}")
+    if iter_num >= lr_decay_iters:
+        say(f"note: from iteration {lr_decay_iters} on the learning rate is {min_lr:g}; to decay it later: {longer}")
 
 
 def starting_model(meta):
@@ -415,16 +419,17 @@ def introduce(state, data, tokens_per_iter, torch_device, torch_dtype, compiled)
         advise(hours, torch_device.type, in_blocks, train, tokens_seen)
 
 
-def conclude(log_path):
+def conclude(log_path, meta):
     """Say how the run went, and draw its curve. Where that fails, the model is there all the same."""
     summarize(read_log(log_path))
     picture = os.path.join(out_dir, "loss.png")
     try:
         plot_losses([out_dir], picture)
         say(f"the curve is in {picture}")
-    except (ImportError, UserError) as failure:
+    except Exception as failure:  # matplotlib's are of many kinds
         say(f"no picture of the loss: {first_line(failure)}")
-    say(f"the model is in {out_dir}; let it write: {command('sample.py', out_dir=out_dir)}")
+    writes = f"; let it write: {command('sample.py', out_dir=out_dir)}" if make_tokenizer(meta) else ""
+    say(f"the model is in {out_dir}{writes}")
 
 
 def main():
@@ -512,7 +517,9 @@ def main():
         sys.exit(128 + stop)
     report.close()
     if report.log_file:
-        conclude(report.log_file.name)
+        conclude(report.log_file.name, meta)
+    elif RANK == 0 and not eval_only:
+        say(f"no update was made, and nothing saved: the earlier run in {out_dir} stays")
 
 
 if __name__ == "__main__":

@@ -160,11 +160,11 @@ def read_blocks(path, bar, codec, by_line=False):
                 byte = f.buffer.tell() - len(failure.object) + failure.start  # failure.object is the last chunk read
                 raise NotText(path, *describe_failure(path, byte, failure)) from None
     except OSError as failure:
-        raise UserError(f"cannot read the text {path!r}: {failure.strerror}") from None
+        raise NotText(path, f"cannot be read ({failure.strerror})", "check its name and permissions") from None
 
 
 class NotText(UserError):
-    """A file that is not UTF-8: `what` it is instead, and what to do."""
+    """A file that is not UTF-8, or cannot be read: `what` is wrong with it, and what to do."""
 
     def __init__(self, path, what, advice):
         super().__init__(f"the text {path!r} {what}: {advice}")
@@ -225,7 +225,7 @@ def count_broken(path):
 
 
 def name_all(files, first):
-    """The error that names all of the files that are not UTF-8, given the one for the first of them."""
+    """The error that names all of the files that cannot be read as text, given the one for the first of them."""
     mistakes = []
     for path in files:
         try:
@@ -233,13 +233,11 @@ def name_all(files, first):
                 pass
         except NotText as mistake:
             mistakes.append(mistake)
-        except UserError:  # it is shown when the others are mended
-            pass
     if len(mistakes) < 2:
         return first
     advice = {mistake.advice for mistake in mistakes}
     names = "; ".join(f"{mistake.path!r} {mistake.what}" for mistake in mistakes)
-    return UserError(f"{names}: {advice.pop() if len(advice) == 1 else 'save each as UTF-8 first'}")
+    return UserError(f"{names}: {advice.pop() if len(advice) == 1 else 'mend each of them first'}")
 
 
 # -----------------------------------------------------------------------------
@@ -444,7 +442,8 @@ def prepare(files, folder, encoding, val_fraction, clean, split_documents):
         try:
             return write_dataset([path], *how)
         except UserError as mistake:
-            raise UserError(str(mistake).replace(repr(path), "standard input")) from None
+            named = str(mistake).replace(f"the text {path!r}", "standard input").replace(repr(path), "standard input")
+            raise UserError(named) from None
 
 
 def write_dataset(files, folder, encoding, val_fraction, clean, split_documents):

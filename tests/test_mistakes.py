@@ -167,7 +167,7 @@ def cases(text):
     train.py --n_head=4611686018427387904 -> n_head=4611686018427387904 should be at most 1000
     train.py --learning_rate=1e39 -> learning_rate=1e\+39 should be at most 1e\+30
     train.py --sample_tokens=9223372036854775807 -> sample_tokens=9223372036854775807 should be at most 1000000
-    sample.py --num_samples=9223372036854775807 -> num_samples=9223372036854775807 should be at most 1000000
+    sample.py --num_samples=9223372036854775807 -> num_samples=9223372036854775807 should be at most 10000
     sample.py --max_new_tokens=9223372036854775807 -> max_new_tokens=9223372036854775807 should be at most 1000000000
     bench.py --block_size=100000000000000000 -> block_size=100000000000000000 should be at most 1000000
     bench.py --batch_size=9223372036854775807 -> batch_size=9223372036854775807 should be at most 1000000

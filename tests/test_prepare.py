@@ -282,10 +282,10 @@ MANY = "".join(map(chr, range(0xE000, 0x1F000)))
 MISTAKES = [  # script, file, its contents, arguments, part of the message
     # what to read
     (ANY, None, "", "", "--input=PATH"),
-    (ANY, "a.txt", PROSE, "--input=", "cannot read the text ''"),
-    (ANY, "a.txt", PROSE, "--input=none.txt", "cannot read the text 'none.txt'"),
-    (NOVEL, "a.txt", PROSE, "--input=none.txt", "cannot read the text 'none.txt'"),
-    (NOVEL, "a.txt", PROSE, "--input=.", "cannot read the text '.'"),
+    (ANY, "a.txt", PROSE, "--input=", "the text '' cannot be read"),
+    (ANY, "a.txt", PROSE, "--input=none.txt", "the text 'none.txt' cannot be read"),
+    (NOVEL, "a.txt", PROSE, "--input=none.txt", "the text 'none.txt' cannot be read"),
+    (NOVEL, "a.txt", PROSE, "--input=.", "the text '.' cannot be read"),
     (ANY, "a.txt", PROSE, "--input=-", "--dataset=NAME"),
     (ANY, "a.txt", PROSE, "--input=b*.txt", "no text in 'b*.txt'"),
     (ANY, "folder/a.doc", PROSE, "--input=folder", "no text in 'folder'"),
@@ -397,7 +397,7 @@ def test_all_files_that_are_not_utf_8_are_named_at_once(run_script, tmp_path, mo
     Path("f.md").write_bytes(GREEK + b"\xff" + GREEK)
     Path("g.jsonl").write_bytes(b"\x1f\x8b\x08\0\0")
     status, _, err = run_script(ANY, "--input=.", "--dataset=x")
-    assert status == 2 and err.count("\n") == 1 and err.endswith(": save each as UTF-8 first\n")
+    assert status == 2 and err.count("\n") == 1 and err.endswith(": mend each of them first\n")
     assert err.count("./") == 4 and "'./f.md' is UTF-8 but for 1 place" in err and "'./g.jsonl' is not UTF-8" in err
 
 
@@ -420,7 +420,7 @@ def test_on_windows_which_has_no_iconv_no_advice_names_it(prepare, tmp_path, mon
     [
         (b"", "standard input is too short"),
         (gzip.compress(PROSE.encode()), "standard input is not UTF-8 (byte 1), but compressed"),
-        (LATIN, "the text standard input is not UTF-8 (byte 5703)"),
+        (LATIN, "standard input is not UTF-8 (byte 5703)"),
         (bytes(99), "standard input is not UTF-8 text"),
     ],
     ids=["empty", "gz", "latin", "binary"],
@@ -448,7 +448,7 @@ def test_an_unusable_transcript_ends_a_real_run_with_one_line_that_names_it_and_
     before = everything_in(house)
     result = subprocess.run([sys.executable, "-IB", house / "prepare.py"], capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (2, "") and result.stderr.count("\n") == 1
-    about = "cannot read the text" if text is None else "the text"
+    about = "the text"
     assert result.stderr.startswith(f"error: {about} ") and "transcriptions.txt" in result.stderr
     assert everything_in(house) == before
 

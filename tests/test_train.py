@@ -495,6 +495,26 @@ def test_training_longer_at_a_rate_of_0_is_refused_with_the_command_that_works(t
         assert updates()[6]["lr"] > 0
 
 
+def test_a_run_that_would_reach_a_rate_of_0_on_its_way_is_refused_too_new_or_resumed(train):
+    rate = ("--min_lr=0", "--max_iters=9")
+    assert "--lr_decay_iters=9\n" in train(*rate, status=2).stderr
+    train("--min_lr=0", "--max_iters=3")
+    assert "--lr_decay_iters=9\n" in train(*rate, "--init_from=resume", status=2).stderr
+    assert train(*rate, "--init_from=resume", "--eval_only=True").returncode == 0
+
+
+def test_a_run_without_an_update_says_that_nothing_is_saved_in_a_used_folder(train, tmp_path):
+    train()
+    before = files(tmp_path / "out")
+    assert "no update was made, and nothing saved" in train("--max_iters=0").stdout
+    assert files(tmp_path / "out") == before
+
+
+def test_a_name_that_is_not_utf_8_costs_no_picture(train):
+    assert "the curve is in" in train("--out_dir=out-\udcff").stdout
+    assert os.path.exists("out-\udcff/loss.png")
+
+
 @pytest.mark.parametrize("changed", ["data", "eval_iters"])
 def test_the_best_loss_counts_only_for_the_windows_it_was_measured_on(train, dataset, repo, changed):
     name = f"shifted-{changed}"
