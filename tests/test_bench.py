@@ -36,6 +36,12 @@ def test_it_writes_no_more_tokens_than_fit_into_the_window(script):
     assert done.returncode == 0 and "sampling, 1 x 7 tokens" in done.stdout, done.stderr
 
 
+def test_the_figures_take_the_place_of_earlier_ones(inside, tmp_path):
+    (tmp_path / "figures.json").write_text("old", encoding="utf-8")
+    assert inside("bench.py", *TINY, "--json=figures.json", measure=lambda: {"steps": 3}).returncode == 0
+    assert json.loads((tmp_path / "figures.json").read_text(encoding="utf-8")) == {"steps": 3}
+
+
 def test_it_fails_before_it_measures_where_the_figures_cannot_be_written(inside):
     measured = []
     done = inside("bench.py", *TINY, "--json=nothing/x.json", measure=lambda: measured.append(True))
