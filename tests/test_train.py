@@ -15,12 +15,14 @@ import subprocess
 import sys
 import termios
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+import train as train_script
 from model import GPT, GPTConfig
 from tokenizer import TokensTokenizer
 from train import get_batch
@@ -154,6 +156,21 @@ def test_the_log_lines_begin_as_nanogpts(train):
     assert [int(match[1]) for match in iters if match] == [0, 1, 2, 3, 4, 5]
     steps = [re.match(r"step (\d+): train loss \d+\.\d{4}, val loss \d+\.\d{4}", line) for line in lines]
     assert [int(match[1]) for match in steps if match] == [0, 4, 6]
+
+
+def test_mfu_stands_in_the_line_where_the_peak_is_known(train):
+    lines = train(peak_flops=lambda device: 1e9).stdout.splitlines()
+    shown = [float(match[1]) for line in lines if (match := re.search(r"ms, mfu (\d+\.\d\d)%, lr", line))]
+    model = model_of(load("out/last.pt"))
+    expected = [100 * figures["tokens_per_s"] * model.flops_per_token() / 1e9 for figures in updates()]
+    assert len(shown) == 6 and shown == pytest.approx(expected, abs=0.01)
+
+
+def test_mfu_of_several_processes_is_that_of_one_device(monkeypatch):
+    state = SimpleNamespace(iter_num=0, seconds=0.0)
+    for name, value in {"WORLD_SIZE": 4, "eval_only": True, "peak_flops": lambda device: 1e9}.items():
+        monkeypatch.setattr(train_script, name, value)
+    assert train_script.start_report(state, False, 100, torch.device("cpu")).peak_flops == 4e9
 
 
 def test_the_log_file_holds_the_figures_of_the_lines(train):
