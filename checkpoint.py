@@ -92,7 +92,7 @@ class TrainingState:
         self.evaluated_on = checkpoint.get("evaluated_on", "" if unchanged else "other windows")
 
     def compare_losses(self, windows):
-        """Have best_val_loss count only if it was measured on these windows, of which a text tells."""
+        """Forget a best_val_loss that was measured on other windows than these, which a text stands for."""
         if self.evaluated_on not in ("", windows) and self.best_val_loss < math.inf:
             say("the best validation loss begins anew: the one so far was measured on other windows")
             self.best_val_loss = math.inf
@@ -353,7 +353,7 @@ def load_newest(path, dropout):
 
 
 def check_resumable(checkpoint, config, meta, path):
-    """Raise UserError where a run with these options cannot go on from a checkpoint; say which options have changed."""
+    """Raise UserError where a run with these options cannot go on from a checkpoint."""
     if not {"optimizer", "iter_num", "best_val_loss"} <= checkpoint.keys():
         raise UserError(f"{path!r} holds a model and not the state of its training: it can be sampled, not resumed")
     if torch.as_tensor(checkpoint["best_val_loss"]).numel() != 1:
@@ -365,7 +365,13 @@ def check_resumable(checkpoint, config, meta, path):
         raise UserError(f"{path!r} was trained with --optimizer={trained}, and cannot go on with {optimizer}")
     if (block_size := config["block_size"]) < model_args["block_size"]:
         raise UserError(f"--block_size={block_size} is less than the {model_args['block_size']} of {path!r}")
-    before = {**saved_config, **model_args}
+
+
+def announce_resume(checkpoint, config, path):
+    """Say that a run goes on, where, and which options have changed; the model's sizes stay the checkpoint's."""
+    say(f"resuming from {path} at iteration {checkpoint['iter_num']}")
+    model_args = checkpoint["model_args"]
+    before = {**checkpoint.get("config", {}), **model_args}
     for name, value in config.items():
         # compared as texts, since a damaged checkpoint may hold anything
         differs = name in before and str(before[name]) != str(value)

@@ -197,7 +197,7 @@ def all_reduce(tensor, group=None, op=dist.ReduceOp.SUM):
 def catch_signals():
     """
     A list that receives the number of a first Ctrl-C, SIGTERM or SIGHUP (a closed terminal, a lost connection). A
-    second one ends the process at once. A signal that is ignored, as SIGHUP under nohup, stays so.
+    second one ends the process at once. Under nohup, which has SIGHUP ignored, that stays so.
     """
     caught, first = [], 0.0
 
@@ -217,7 +217,7 @@ def catch_signals():
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no SIGHUP
-        if number and signal.getsignal(number) != signal.SIG_IGN:
+        if number and not (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
             signal.signal(number, note)
     return caught
 

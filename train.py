@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from checkpoint import TrainingState, check_init_from, check_resumable, check_writable, earlier_files, earlier_run
-from checkpoint import find_newest, load_newest, load_pretrained, lock, save_checkpoint, set_aside
+from checkpoint import TrainingState, announce_resume, check_init_from, check_resumable, check_writable, earlier_files
+from checkpoint import earlier_run, find_newest, load_newest, load_pretrained, lock, save_checkpoint, set_aside
 from machine import all_reduce, catch_signals, estimated_hours, join_processes, mixed_precision, peak_flops
 from machine import resolve_device, set_up_torch, signal_in_any_process
 from model import GPT, GPTConfig
@@ -119,7 +119,7 @@ def starting_state(config, meta, scaler, torch_device):
     if path:
         model, checkpoint = load_newest(path, dropout)
         check_resumable(checkpoint, config, meta, path)
-        say(f"resuming from {path} at iteration {checkpoint['iter_num']}")
+        announce_resume(checkpoint, config, path)
     else:
         model, checkpoint = starting_model(meta), None
     model.to(torch_device)
