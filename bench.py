@@ -22,13 +22,14 @@ from torch.nn import functional as F
 from fast import pack
 from machine import device_name, measured_flops, mixed_precision, peak_flops, peak_memory, resolve_device
 from machine import set_up_torch, synchronize
-from model import GPT, GPT2_VOCAB, GPTConfig
+from model import GPT, GPTConfig
 from train import train_step
 
 # -----------------------------------------------------------------------------
 model = "gpt2"  # laptop, baby, gpt2, gpt2-medium, gpt2-large or gpt2-xl
 batch_size: int | None = None  # windows in a micro-batch; None: the model's usual one
 block_size: int | None = None  # tokens in a window; None: the model's usual one
+vocab_size = 50304  # token ids; the default is GPT-2's, rounded up
 optimizer = "adamw"  # adamw or muon
 steps = 20  # training steps to time
 num_samples = 10  # samples to draw at once, timed beside a single one
@@ -94,7 +95,7 @@ def check_options():
         raise UserError(f"--peer={peer} is unknown: it may be transformers or None")
     if optimizer not in ("adamw", "muon"):
         raise UserError(f"--optimizer={optimizer} is unknown: it may be adamw or muon")
-    sizes = dict.fromkeys(("batch_size", "block_size", "num_samples", "max_new_tokens"), (1, 10**6))
+    sizes = dict.fromkeys(("batch_size", "block_size", "vocab_size", "num_samples", "max_new_tokens"), (1, 10**6))
     check_range(globals(), sizes | dict.fromkeys(("steps", "runs"), (1, 10**9)) | {"seed": (0, 2**63)})
     if WORLD_SIZE > 1:
         raise UserError(f"WORLD_SIZE={WORLD_SIZE}: bench.py times a single process; start it without torchrun")
@@ -180,7 +181,7 @@ def time_sampling(ours, torch_device, torch_dtype):
         network.eval().to(torch_device, torch_dtype)
     pack(ours)
     new = max_new_tokens or min(200, ours.config.block_size - 1)
-    prompt = torch.randint(GPT2_VOCAB, (1, 1), device=torch_device)
+    prompt = torch.randint(ours.config.n_ids, (1, 1), device=torch_device)
     first = time_in_turn({"ours": lambda: next(ours.stream(prompt, 1, top_k=200))}, runs + 1, torch_device)
     for rows in (1, num_samples):
         idx = prompt.expand(rows, -1)
@@ -202,17 +203,17 @@ def measure():
     set_up_torch(seed)
     T, n_layer, n_head, n_embd, B = MODELS[model]
     T, B = block_size or T, batch_size or B
-    ours = GPT(GPTConfig(T, GPTConfig.vocab_size, n_layer, n_head, n_embd, bias=bias)).to(torch_device)
+    ours = GPT(GPTConfig(T, vocab_size, n_layer, n_head, n_embd, bias=bias)).to(torch_device)
 
     name, peak = device_name(torch_device), peak_flops(torch_device)
     if torch_device.type == "cpu":
         peak = measured_flops(torch_device, torch_dtype)
     print(f"{model}: {ours.num_params() / 1e6:.1f}M parameters; {torch_dtype}, compile={compiled}")
     print(name + (f", peak {peak / 1e9:,.0f} GFLOP/s" if peak else ""))
-    figures = {"model": model, "batch_size": B, "block_size": T, "device": name, "dtype": str(torch_dtype)}
-    figures |= {"compile": compiled, "torch": torch.__version__, "peak_flops": peak}
+    figures = {"model": model, "batch_size": B, "block_size": T, "vocab_size": vocab_size, "device": name}
+    figures |= {"dtype": str(torch_dtype), "compile": compiled, "torch": torch.__version__, "peak_flops": peak}
 
-    windows = torch.randint(GPTConfig.vocab_size, (B, T + 1), device=torch_device)
+    windows = torch.randint(vocab_size, (B, T + 1), device=torch_device)
     figures |= time_training(ours, windows, torch_device, torch_dtype, compiled, peak)
     return figures | time_sampling(ours, torch_device, torch_dtype)
 

@@ -20,10 +20,10 @@ import torch
 
 from configurator import UserError, at_end, check_installed, close_on_disk, data_folder, first_line, quote, replace
 from configurator import replacing
-from model import GPT, GPT2_VOCAB
+from model import GPT
 from pretrained import PRETRAINED
 from report import say
-from tokenizer import check_meta, make_tokenizer, read_meta, same_ids
+from tokenizer import check_meta, make_tokenizer, read_meta, read_tokenizer, rows_for, same_ids
 
 OPTIMIZERS = ("optimizer", "muon")  # the keys of the optimizers' states, in configure_optimizers' order
 KEYS = {  # what a checkpoint holds: nanoGPT's keys, and our own
@@ -69,7 +69,7 @@ class TrainingState:
             "iter_num": self.iter_num,
             "best_val_loss": self.best_val_loss,
             "config": self.config,
-            "meta": self.meta,
+            "meta": {key: value for key, value in self.meta.items() if key != "options"},  # whose paths are private
             "scaler": self.scaler.state_dict(),
             "seconds": self.seconds,
             "tokens": self.tokens,
@@ -265,7 +265,10 @@ def load_checkpoint(path):
     if bad := bad | ({"model", "model_args"} - found.keys()):
         raise UserError(f"{path!r} is no checkpoint of a GPT: {' and '.join(sorted(bad))} missing or damaged")
     if "meta" in checkpoint:
-        check_meta(checkpoint["meta"], path)
+        meta, rows = check_meta(checkpoint["meta"], path), checkpoint["model_args"].get("vocab_size")
+        if meta["encoding"] == "bpe" and rows != (needed := rows_for(meta)):
+            ids = f"of the {meta['vocab_size']} token ids in {path!r}"
+            raise UserError(f"{ids} its model should have {needed} rows, and its model_args say {rows!r:.40}")
     return checkpoint
 
 
@@ -309,16 +312,25 @@ def load_trained(folder):
     return model, tokenizer
 
 
+def pretrained_tokenizer(name):
+    """The tokenizer of a GPT-2 in Hugging Face's format. Raises UserError where its folder has one that is unknown."""
+    try:
+        return read_tokenizer(name)
+    except (OSError, ValueError) as failure:
+        raise UserError(f"--init_from={name}: {failure}") from None
+
+
 def load_pretrained(name, block_size=None, dropout=0.0):
-    """A GPT-2 in Hugging Face's format. Raises UserError where it cannot be had, or has another vocabulary."""
+    """A GPT-2 in Hugging Face's format, and its tokenizer. Raises UserError where one of them cannot be had."""
     check_installed("huggingface_hub", "safetensors")
+    tokenizer = pretrained_tokenizer(name)
     try:
         model = GPT.from_pretrained(name, block_size, dropout)
     except (OSError, ValueError) as failure:
         raise UserError(f"--init_from={name}: {failure}") from None
-    if (known := model.config.vocab_size) < GPT2_VOCAB:
-        raise UserError(f"--init_from={name} has {known} token ids, where GPT-2's encoding has 50257: it uses another")
-    return model
+    if (rows := model.config.vocab_size) < (ids := tokenizer.vocab_size):
+        raise UserError(f"--init_from={name} has {rows} token ids, where its encoding has {ids}: it uses another")
+    return model, tokenizer
 
 
 def check_init_from(init_from, *words):

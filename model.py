@@ -20,8 +20,8 @@ from torch.utils.checkpoint import checkpoint as compute_twice
 
 from fast import linear_cross_entropy
 from pretrained import MASKS, find_pretrained, find_tensors, read_sizes, read_tensors
+from tokenizer import GPT2_VOCAB
 
-GPT2_VOCAB = 50257  # GPT-2's token ids; models have 50304 rows for them, as multiples of 64 are faster
 MOST = {"block_size": 2**24, "vocab_size": 2**24, "n_layer": 1000, "n_head": 1000, "n_embd": 2**17}  # beyond is a typo
 
 
@@ -37,6 +37,7 @@ class GPTConfig:
     dropout: float = 0.0
     bias: bool = True  # biases in the linear and norm layers, as in GPT-2; without them a model is a little faster
     gelu: str = "erf"  # the exact GELU, or "tanh", the approximation that GPT-2 was trained with
+    n_ids: int | None = None  # token ids that there are; further rows only pad vocab_size, and are never drawn
 
     def __post_init__(self):
         for name, most in MOST.items():
@@ -48,10 +49,14 @@ class GPTConfig:
             raise ValueError(f"dropout={self.dropout} should be from 0 up to, not including, 1")
         if self.gelu not in ("erf", "tanh"):
             raise ValueError(f"gelu={self.gelu} should be erf or tanh")
+        if self.n_ids is None:
+            self.n_ids = GPT2_VOCAB if self.vocab_size == GPTConfig.vocab_size else self.vocab_size
+        if not 1 <= self.n_ids <= self.vocab_size:
+            raise ValueError(f"n_ids={self.n_ids} should be at least 1 and at most vocab_size={self.vocab_size}")
 
     def model_args(self):
         """The sizes as a checkpoint keeps them: nanoGPT's keys, and `gelu` only if it is one that nanoGPT lacks."""
-        return {name: value for name, value in vars(self).items() if name != "gelu" or value != "erf"}
+        return {k: v for k, v in vars(self).items() if k != "n_ids" and (k != "gelu" or v != "erf")}
 
 
 class CausalSelfAttention(nn.Module):
@@ -133,11 +138,12 @@ class GPT(nn.Module):
     @classmethod
     def from_checkpoint(cls, checkpoint, dropout=0.0):
         """
-        The model that a checkpoint holds, ours or nanoGPT's (its `model_args` and `model`).
+        The model that a checkpoint holds, ours or nanoGPT's (its `model_args`, `model`, and `meta` if there is one).
         Raises ValueError where its weights are not those of the sizes it names.
         """
         try:
-            model = cls(GPTConfig(**{**checkpoint["model_args"], "dropout": dropout}))
+            n_ids = checkpoint.get("meta", {}).get("vocab_size")
+            model = cls(GPTConfig(**{**checkpoint["model_args"], "dropout": dropout, "n_ids": n_ids}))
             weights = plain_weights(checkpoint["model"])
             check_shapes(weights, model.state_dict())
             model.load_state_dict(weights)
@@ -251,7 +257,7 @@ class GPT(nn.Module):
         temperature: 0 takes the likeliest token; below 1 favours likely tokens, above 1 unlikely ones.
         top_k: draw from the k likeliest tokens only. top_p: from the fewest that together have probability p.
         stop_token: a row that has drawn it repeats it; once all rows have, the stream ends.
-        vocab_size: draw only ids below it. The default leaves out the padding of GPT-2's vocabulary.
+        vocab_size: draw only ids below it. The default leaves out the padding of the vocabulary (see GPTConfig.n_ids).
         Raises ValueError for values out of range.
         """
         if idx.shape[1] == 0:
@@ -261,8 +267,7 @@ class GPT(nn.Module):
                 f"temperature={temperature} should be 0 or more, top_k={top_k} None or 1 or more, "
                 f"top_p={top_p} None or above 0 and at most 1"
             )
-        block_size, V = self.config.block_size, self.config.vocab_size
-        vocab_size = vocab_size or (GPT2_VOCAB if V == GPTConfig.vocab_size else V)
+        block_size, vocab_size = self.config.block_size, vocab_size or self.config.n_ids
         window = idx[:, -block_size:]
         kv_cache = self.new_kv_cache(idx.shape[0], min(block_size, window.shape[1] + max_new_tokens))
         cached = 0  # tokens in the cache

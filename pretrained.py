@@ -94,7 +94,10 @@ def read_sizes(folder):
                 f"{path!r} has {name}={found[name]!r:.40}, and only {' or '.join(map(repr, values))} is supported"
             )
     gelu = next(ours for ours, theirs in ACTIVATIONS.items() if theirs == found["activation_function"])
-    return {"block_size": sizes.pop("n_positions"), **sizes, "bias": True, "gelu": gelu}
+    # <|endoftext|> is the last id, as GPT-2's, unless it is nowhere near the last row
+    end = found.get("eos_token_id")
+    n_ids = end + 1 if type(end) is int and 0 < sizes["vocab_size"] - end <= 64 else None
+    return {"block_size": sizes.pop("n_positions"), **sizes, "bias": True, "gelu": gelu, "n_ids": n_ids}
 
 
 def find_tensors(folder, n_layer):

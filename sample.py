@@ -24,7 +24,6 @@ from tqdm import tqdm
 from checkpoint import check_init_from, load_pretrained, load_trained
 from fast import pack
 from machine import resolve_device, set_up_torch
-from tokenizer import GPT2Tokenizer
 
 # -----------------------------------------------------------------------------
 init_from = "resume"  # resume: the model in out_dir; gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder with a GPT-2
@@ -105,7 +104,7 @@ def main():
         sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # as speak.py reads it, on any system
     set_up_torch(seed)
 
-    model, tokenizer = load_trained(out_dir) if init_from == "resume" else (load_pretrained(init_from), GPT2Tokenizer())
+    model, tokenizer = load_trained(out_dir) if init_from == "resume" else load_pretrained(init_from)
     model.eval().to(torch_device, torch_dtype)
     pack(model)
 

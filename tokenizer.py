@@ -1,15 +1,17 @@
 """
-Text to token ids and back: GPT-2's byte pairs, single characters, or a list of strings. The only place that knows
-encodings.
+Text to token ids and back: byte pairs, GPT-2's own or a dataset's, or a list of strings, such as characters. The only
+place that knows encodings.
 
 A dataset's `meta.json` says which encoding its .bin files have:
 
     {"encoding": "gpt2", "vocab_size": 50257,
      "train": {"tokens": 163840, "bytes": 741376}, "val": {"tokens": 18432, "bytes": 83968}}
 
-and for `char` also "chars", the characters in the order of their ids; for `tokens` also "tokens", the list of their
-strings: words, notes, chess moves. Without this list only the number of the ids is known. A model can be trained on
-them, but neither reads nor writes text.
+For `bpe`, the byte pairs that were learnt from its text, it has also "merges": pairs of token ids, each of which makes
+the next id, from 256 on. Ids 0 to 255 are the bytes, the last one is <|endoftext|>. For `char` it has "chars", the
+characters in the order of their ids; for `tokens` "tokens", the list of their strings: words, notes, chess moves.
+Without this list only the number of the ids is known. A model can be trained on them, but neither reads nor writes
+text. "options" are those with which prepare.py was run.
 """
 
 import base64
@@ -18,30 +20,35 @@ import json
 import os
 import pickle
 
-from configurator import UserError, first_line
+from configurator import UserError, check_installed, first_line
 
-ENCODINGS = ("gpt2", "char")  # those that prepare.py writes
+ENCODINGS = ("gpt2", "bpe", "char")  # those that prepare.py writes
 END_OF_TEXT = "<|endoftext|>"
+GPT2_VOCAB = 50257  # GPT-2's token ids
 MAX_VOCAB = 2**16  # what a uint16 can number
+MAX_BYTES = 128  # in a learnt token; GPT-2's longest has as many
+
+# Hugging Face's files spell each byte of a token as a visible character: itself, or one from 256 on
+VISIBLE = (*range(33, 127), *range(161, 173), *range(174, 256))
+LETTERS = {byte: chr(byte) for byte in VISIBLE}
+LETTERS |= {byte: chr(256 + i) for i, byte in enumerate(sorted({*range(256)} - LETTERS.keys()))}
+BYTES = {letter: byte for byte, letter in LETTERS.items()}
 
 
-def natural_prompt(known):
-    """What a text begins with best, of the strings that a model knows: a line end as in nanoGPT, a blank, or any."""
-    return next((prompt for prompt in ("\n", " ", *known) if prompt in known), "\n")
+class BytePairTokenizer:
+    """
+    Byte pairs, as GPT-2 splits texts: its own, or with `merges` those of a dataset. Any text can be encoded. The last
+    id is <|endoftext|>.
+    """
 
-
-class GPT2Tokenizer:
-    """GPT-2's byte pair encoding: ids 0 to 50255, and 50256 for <|endoftext|>. Works without a network."""
-
-    vocab_size = 50257
-    end_of_text = 50256
     prompt = "\n"  # where none is given
 
-    def __init__(self):
-        self.bpe = gpt2_bpe()
+    def __init__(self, bpe, merges=None):
+        self.bpe, self.merges = bpe, merges  # a tiktoken.Encoding
+        self.vocab_size, self.end_of_text = bpe.n_vocab, bpe.n_vocab - 1
 
     def encode(self, text, special=False):
-        """Token ids of a text. With `special`, "<|endoftext|>" is one token, else thirteen characters."""
+        """Token ids of a text. With `special`, "<|endoftext|>" is one token, else plain text."""
         return self.bpe.encode(text, allowed_special={END_OF_TEXT}) if special else self.bpe.encode_ordinary(text)
 
     def decode_bytes(self, ids):
@@ -49,38 +56,15 @@ class GPT2Tokenizer:
         return self.bpe.decode_bytes(ids)
 
     def meta(self):
-        return {"encoding": "gpt2", "vocab_size": self.vocab_size}
-
-
-class CharTokenizer:
-    """One id a character, in the order of `chars`."""
-
-    end_of_text = None
-
-    def __init__(self, chars):
-        self.chars, self.vocab_size = chars, len(chars)
-        self.ids = {char: i for i, char in enumerate(chars)}
-        self.prompt = natural_prompt(chars)
-
-    def encode(self, text, special=False):
-        """Token ids of a text. Raises UserError for a character that is not among `chars`."""
-        try:
-            return [self.ids[char] for char in text]
-        except KeyError as missing:
-            raise UserError(
-                f"the model does not know the character {missing.args[0]!r}; it knows {self.chars!r}"
-            ) from None
-
-    def decode_bytes(self, ids):
-        """UTF-8 bytes of token ids."""
-        return "".join(self.chars[i] for i in ids).encode("utf-8", errors="replace")
-
-    def meta(self):
-        return {"encoding": "char", "vocab_size": self.vocab_size, "chars": self.chars}
+        merges = {} if self.merges is None else {"merges": self.merges}
+        return {"encoding": "bpe" if merges else "gpt2", "vocab_size": self.vocab_size, **merges}
 
 
 class TokensTokenizer:
-    """One id for each string of a list. Of equal strings the first one counts for texts; an empty one is in none."""
+    """
+    One id for each string of a list. A str of different characters is such a list, too, one of single characters. Of
+    equal strings the first one counts for texts; an empty one is in none.
+    """
 
     def __init__(self, tokens):
         self.tokens, self.vocab_size = tokens, len(tokens)
@@ -90,71 +74,198 @@ class TokensTokenizer:
                 self.ids.setdefault(token, i)
         self.lengths = sorted({len(token) for token in self.ids}, reverse=True)
         self.end_of_text = self.ids.get(END_OF_TEXT)
-        self.prompt = natural_prompt(self.ids)
+        # what a text begins with best: a line end as in nanoGPT, a blank, or any
+        self.prompt = next((prompt for prompt in ("\n", " ", *self.ids) if prompt in self.ids), "\n")
 
     def encode(self, text, special=False):
         """Token ids of a text: always the longest token that matches. Raises UserError where none does."""
+        if self.lengths == [1] and self.ids.keys() >= set(text):  # quicker
+            return [self.ids[char] for char in text]
         ids, start = [], 0
         while start < len(text):
             parts = (text[start : start + length] for length in self.lengths)
             token = next((part for part in parts if part in self.ids), None)
             if token is None:
-                few = ", ".join(f"{token!r:.40}" for token in list(self.ids)[:10])
-                more = ", ..." if len(self.ids) > 10 else ""
-                raise UserError(
-                    f"the model knows no token that {text[start : start + 20]!r} begins with (character {start + 1} "
-                    f"of the text); it knows {few}{more}"
-                )
+                raise UserError(self.unknown(text, start))
             ids.append(self.ids[token])
             start += len(token)
         return ids
+
+    def unknown(self, text, start):
+        """What to say of a text which from `start` on begins with no token."""
+        place = f"(character {start + 1} of the text)"
+        if isinstance(self.tokens, str):
+            return f"the model does not know the character {text[start]!r} {place}; it knows {self.tokens!r}"
+        few = ", ".join(f"{token!r:.40}" for token in list(self.ids)[:10]) + (", ..." if len(self.ids) > 10 else "")
+        return f"the model knows no token that {text[start : start + 20]!r} begins with {place}; it knows {few}"
 
     def decode_bytes(self, ids):
         """UTF-8 bytes of token ids."""
         return "".join(self.tokens[i] for i in ids).encode("utf-8", errors="replace")
 
     def meta(self):
-        return {"encoding": "tokens", "vocab_size": self.vocab_size, "tokens": self.tokens}
+        encoding, key = ("char", "chars") if isinstance(self.tokens, str) else ("tokens", "tokens")
+        return {"encoding": encoding, "vocab_size": self.vocab_size, key: self.tokens}
 
 
-def gpt2_bpe():
+# -----------------------------------------------------------------------------
+# byte pairs: GPT-2's, and learnt ones
+
+
+def gpt2_tokenizer():
     """
     tiktoken's "gpt2" encoding, made without a network from the ranks that openai-whisper brings. They are the file that
     tiktoken itself would download, r50k_base.tiktoken: tests/test_tokenizer.py compares the checksum.
     """
-    import tiktoken
-    from tiktoken_ext.openai_public import r50k_pat_str
-
     whisper = importlib.util.find_spec("whisper")  # finds the folder without importing torch and numba
     folder = (whisper and whisper.submodule_search_locations or [""])[0]  # another module may have that name
     path = os.path.join(folder, "assets", "gpt2.tiktoken")
-    if not os.path.exists(path):
-        try:
-            return tiktoken.get_encoding("gpt2")
-        except Exception as failure:  # requests' and tiktoken's own, of many kinds
-            raise UserError(
-                f"GPT-2's byte pairs are not installed and cannot be downloaded ({first_line(failure)}): "
-                "'pip install openai-whisper' brings them"
-            ) from None
-    with open(path, "rb") as f:
-        ranks = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in f)}
+    if os.path.exists(path):
+        with open(path, "rb") as f:
+            tokens = [base64.b64decode(line.split()[0]) for line in f]
+        return BytePairTokenizer(encoding_of("gpt2", tokens))
+    import tiktoken
+
+    try:
+        return BytePairTokenizer(tiktoken.get_encoding("gpt2"))
+    except Exception as failure:  # requests' and tiktoken's own, of many kinds
+        raise UserError(
+            f"GPT-2's byte pairs are not installed and cannot be downloaded ({first_line(failure)}): "
+            "'pip install openai-whisper' brings them"
+        ) from None
+
+
+def encoding_of(name, tokens):
+    """The tiktoken.Encoding of byte strings in the order of their ids, which is that of their merges."""
+    import tiktoken
+    from tiktoken_ext.openai_public import r50k_pat_str
+
+    ranks = {token: rank for rank, token in enumerate(tokens)}
     return tiktoken.Encoding(
-        "gpt2", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: GPT2Tokenizer.end_of_text}
+        name, pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: len(tokens)}
     )
+
+
+def learn_tokenizer(blocks, vocab_size):
+    """
+    The tokenizer of at most `vocab_size` byte pairs that Hugging Face's tokenizers learns from blocks of text: again
+    and again the most frequent pair of neighbours becomes a token, as long as it is there twice ("Neural Machine
+    Translation of Rare Words with Subword Units", Sennrich et al., 2016). The same blocks always give the same.
+    """
+    check_installed("tokenizers")
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # splits by GPT-2's pattern too
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 1,  # the last is <|endoftext|>
+        min_frequency=2,
+        max_token_length=MAX_BYTES,
+        initial_alphabet=list(BYTES),
+        show_progress=False,
+    )
+    learner.train_from_iterator(blocks, trainer)
+    return make_tokenizer(bpe_meta(json.loads(learner.to_str())["model"]["merges"]))
+
+
+def bpe_meta(merges):
+    """The meta of byte pairs that merge pairs of strings, as transformers spells them, in this order."""
+    ids = dict(BYTES)
+    pairs = []
+    for left, right in merges:
+        pairs.append([ids[left], ids[right]])
+        ids[left + right] = 255 + len(pairs)
+    return {"encoding": "bpe", "vocab_size": 257 + len(pairs), "merges": pairs}
+
+
+def merged(merges):
+    """The tokens that merges make, as byte strings in the order of their ids, the 256 bytes first."""
+    tokens = [bytes([byte]) for byte in range(256)]
+    for left, right in merges:
+        tokens.append(tokens[left] + tokens[right])
+    return tokens
+
+
+def tokenizer_json(tokenizer):
+    """The content of tokenizer.json: byte pairs in the format of Hugging Face's tokenizers."""
+    import tokenizers
+
+    tokens = [tokenizer.decode_bytes([i]) for i in range(tokenizer.end_of_text)]
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    merges = [tuple(map(spell, last_pair(token, ranks))) for token in tokens if len(token) > 1]
+    bpe = tokenizers.models.BPE({spell(token): rank for token, rank in ranks.items()}, merges)
+    result = tokenizers.Tokenizer(bpe)
+    result.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)  # splits by GPT-2's pattern too
+    result.decoder = tokenizers.decoders.ByteLevel()
+    result.add_special_tokens([tokenizers.AddedToken(END_OF_TEXT, normalized=False, special=True)])
+    return json.loads(result.to_str())
+
+
+def read_tokenizer(folder):
+    """
+    The tokenizer of a folder in transformers' format: what its tokenizer.json holds, or without one GPT-2's. Raises
+    OSError, or ValueError where that is neither GPT-2's nor one that `tokenizer_json` wrote.
+    """
+    path = os.path.join(folder, "tokenizer.json")
+    if not os.path.exists(path):
+        return gpt2_tokenizer()
+    try:
+        with open(path, encoding="utf-8") as f:
+            model = json.load(f)["model"]
+        ids = {token: i for token, i in model["vocab"].items() if token != END_OF_TEXT}
+        ours = all(ids.get(letter) == byte for letter, byte in BYTES.items())
+        pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
+        meta = bpe_meta(pairs) if ours else {"encoding": "gpt2"}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as failure:
+        raise ValueError(f"{path!r} is damaged, or holds no byte pairs ({first_line(failure)})") from None
+    if wrong := wrong_merge(meta.get("merges", [])):
+        raise ValueError(f"{path!r}: {wrong}")
+    tokenizer = make_tokenizer(meta)
+    if ids != {spell(tokenizer.decode_bytes([i])): i for i in range(tokenizer.end_of_text)}:
+        raise ValueError(f"{path!r} has other token ids than GPT-2's, and no model of ours: it uses another encoding")
+    return tokenizer
+
+
+def spell(token):
+    """A byte string as transformers' files have it."""
+    return "".join(LETTERS[byte] for byte in token)
+
+
+def last_pair(token, ranks):
+    """The two tokens, as bytes, whose merge makes a token."""
+    parts = [token[i : i + 1] for i in range(len(token))]
+    while len(parts) > 2:
+        pairs = [ranks.get(a + b, len(ranks)) for a, b in zip(parts, parts[1:])]
+        i = pairs.index(min(pairs))
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+    return parts
+
+
+# -----------------------------------------------------------------------------
+# meta.json, and nanoGPT's meta.pkl
 
 
 def make_tokenizer(meta):
     """The tokenizer that a meta describes, or None where only the number of token ids is known."""
     if meta["encoding"] == "gpt2":
-        return GPT2Tokenizer()
-    if meta["encoding"] == "char":
-        return CharTokenizer(meta["chars"])
-    return TokensTokenizer(meta["tokens"]) if "tokens" in meta else None
+        return gpt2_tokenizer()
+    if meta["encoding"] == "bpe":
+        return BytePairTokenizer(encoding_of("bpe", merged(meta["merges"])), meta["merges"])
+    tokens = meta.get("chars") or meta.get("tokens")
+    return TokensTokenizer(tokens) if tokens else None
+
+
+def rows_for(meta):
+    """
+    How many rows of a model's vocabulary token ids take. Those of byte pairs are rounded up to a multiple of 64, which
+    is faster: GPT-2's 50257 take 50304.
+    """
+    return -(-meta["vocab_size"] // 64) * 64 if meta["encoding"] in ("gpt2", "bpe") else meta["vocab_size"]
 
 
 def same_ids(meta, other):
     """Whether two metas give the same meaning to token ids."""
-    return all(meta.get(key) == other.get(key) for key in ("encoding", "vocab_size", "chars", "tokens"))
+    return all(meta.get(key) == other.get(key) for key in ("encoding", "vocab_size", "merges", "chars", "tokens"))
 
 
 def read_meta(folder):
@@ -175,7 +286,7 @@ def read_meta(folder):
         raise
     except Exception as failure:  # a damaged pickle can raise almost anything
         raise UserError(f"cannot read {path!r} ({first_line(failure)}): prepare the dataset again") from None
-    return {"encoding": "gpt2", "vocab_size": GPT2Tokenizer.vocab_size}
+    return {"encoding": "gpt2", "vocab_size": GPT2_VOCAB}
 
 
 def from_nanogpt(pickled, path):
@@ -202,29 +313,50 @@ def check_meta(meta, path):
 
     demand(isinstance(meta, dict), "is not a dict of encoding, vocab_size and so on")
     encoding, vocab_size = meta.get("encoding"), meta.get("vocab_size")
-    demand(encoding in (*ENCODINGS, "tokens"), f"encoding {encoding!r:.40} is none of gpt2, char, tokens")
-    if encoding == "gpt2":
-        demand(vocab_size == GPT2Tokenizer.vocab_size, f"vocab_size {vocab_size!r:.40} should be 50257 for gpt2")
+    demand(encoding in (*ENCODINGS, "tokens"), f"encoding {encoding!r:.40} is none of {', '.join(ENCODINGS)}, tokens")
+    fits = type(vocab_size) is int and 0 < vocab_size <= MAX_VOCAB
+    demand(fits, f"vocab_size {vocab_size!r:.40} should be from 1 to {MAX_VOCAB}, which a uint16 can number")
+    ids = {"gpt2": GPT2_VOCAB, "tokens": vocab_size}.get(encoding)
+    if encoding == "bpe":
+        merges = meta.get("merges")
+        demand(isinstance(merges, list), "merges should be a list of pairs of token ids")
+        wrong, ids = wrong_merge(merges), 257 + len(merges)
+        demand(wrong is None, wrong)
     elif encoding == "char":
         chars = meta.get("chars")
         demand(isinstance(chars, str) and 0 < len(chars) == len(set(chars)), "chars should be different characters")
-        demand(
-            type(vocab_size) is int and vocab_size == len(chars),
-            f"vocab_size {vocab_size!r:.40} should be {len(chars)}, the number of chars",
-        )
-    else:
-        fits = type(vocab_size) is int and 0 < vocab_size <= MAX_VOCAB
-        demand(fits, f"vocab_size {vocab_size!r:.40} should be from 1 to {MAX_VOCAB}, which a uint16 can number")
-    if encoding == "tokens" and "tokens" in meta:
+        ids = len(chars)
+    elif "tokens" in meta:
         tokens = meta["tokens"]
         strings = isinstance(tokens, list) and all(isinstance(token, str) for token in tokens)
         demand(strings and any(tokens), "tokens should be a list of strings that are not all empty")
-        demand(len(tokens) == vocab_size, f"vocab_size {vocab_size} should be {len(tokens)}, the number of tokens")
+        ids = len(tokens)
+    demand(vocab_size == ids, f"vocab_size {vocab_size} should be {ids}, the number of ids of {encoding}")
+    options = meta.get("options", {})
+    kinds = {"input": str, "val_fraction": float, "clean": bool, "split_documents": bool}
+    plain = isinstance(options, dict) and all(type(value) is kinds.get(key) for key, value in options.items())
+    demand(plain, "options should be those of prepare.py")
     for split in ("train", "val"):
         counts = meta.get(split, {})
         demand(isinstance(counts, dict), f"{split} should hold token and byte counts")
         demand(all(type(counts.get(k, 0)) is int for k in ("tokens", "bytes")), f"{split}'s counts should be numbers")
     return meta
+
+
+def wrong_merge(merges):
+    """What is wrong with the first of the merges that cannot be, or None."""
+    tokens = [bytes([byte]) for byte in range(256)]
+    known = set(tokens)
+    for pair in merges:
+        made = len(tokens)
+        if not isinstance(pair, list) or len(pair) != 2 or not all(type(i) is int and 0 <= i < made for i in pair):
+            return f"the merge {pair!r:.40} should be two token ids below {made}, the one that it makes"
+        token = tokens[pair[0]] + tokens[pair[1]]
+        if token in known or len(token) > MAX_BYTES:
+            return f"the merge {pair} makes a token that is known already, or has more than {MAX_BYTES} bytes"
+        tokens.append(token)
+        known.add(token)
+    return None
 
 
 class PlainUnpickler(pickle.Unpickler):

@@ -27,13 +27,14 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from checkpoint import TrainingState, announce_resume, check_init_from, check_resumable, check_writable, earlier_files
-from checkpoint import earlier_run, find_newest, load_newest, load_pretrained, lock, save_checkpoint, set_aside
+from checkpoint import earlier_run, find_newest, load_newest, load_pretrained, lock, pretrained_tokenizer
+from checkpoint import save_checkpoint, set_aside
 from machine import all_reduce, catch_signals, estimated_hours, join_processes, mixed_precision, peak_flops
 from machine import resolve_device, set_up_torch, signal_in_any_process
 from model import GPT, GPTConfig
 from plot import plot_losses
 from report import Report, advise, read_log, say, start_wandb, summarize
-from tokenizer import make_tokenizer, read_meta
+from tokenizer import make_tokenizer, read_meta, rows_for, same_ids
 
 # -----------------------------------------------------------------------------
 # what to write, and when
@@ -153,15 +154,28 @@ def check_learning_rate(iter_num):
 def starting_model(meta):
     """A new model of the options' sizes, or the pretrained one that init_from names."""
     if init_from in ("scratch", "auto"):
-        # GPT-2's 50257 ids are rounded up to a multiple of 64, which is faster
-        vocab_size = GPTConfig.vocab_size if meta["encoding"] == "gpt2" else meta["vocab_size"]
+        sizes = block_size, rows_for(meta), n_layer, n_head, n_embd, dropout, bias
         try:
-            return GPT(GPTConfig(block_size, vocab_size, n_layer, n_head, n_embd, dropout, bias))
+            return GPT(GPTConfig(*sizes, n_ids=meta["vocab_size"]))
         except ValueError as failure:
             raise UserError(failure) from None
-    if meta["encoding"] != "gpt2":
-        raise UserError(f"--init_from={init_from} knows GPT-2's token ids, and --dataset={dataset} has others")
-    return load_pretrained(init_from, block_size, dropout)
+    known = pretrained_tokenizer(init_from).meta()
+    if not same_ids(known, meta):
+        raise other_ids(known, meta)
+    return load_pretrained(init_from, block_size, dropout)[0]
+
+
+def other_ids(known, meta):
+    """The UserError for a dataset with other token ids than those that a pretrained model knows: prepare it again."""
+    mistake = f"--dataset={dataset} has other token ids than --init_from={init_from}"
+    if known["encoding"] != "gpt2":
+        return UserError(f"{mistake}: prepare its text with --tokenizer= and the dataset that the model was trained on")
+    script, options = os.path.join("data", dataset, "prepare.py"), meta.get("options", {})
+    if os.path.exists(os.path.join(data_folder(dataset), "prepare.py")):
+        options = {name: options[name] for name in ("input", "clean") if name in options}
+    else:
+        script, options = os.path.join("data", "prepare.py"), {"input": "TEXT", **options, "dataset": f"{dataset}-gpt2"}
+    return UserError(f"{mistake}: prepare its text for GPT-2 with '{command(script, **options, encoding='gpt2')}'")
 
 
 def shard_state(whole):

@@ -4,6 +4,7 @@ Turn any text into a dataset: data/NAME with train.bin and val.bin (token ids, u
     python data/prepare.py --input=my_novel.txt    one text: its first 90% is for training, the rest for validation
     python data/prepare.py --input=essays          a folder of .txt and .md files, and of .jsonl files
     python data/prepare.py --input="mail/*.txt"    all files that match a pattern (in quotes)
+    python data/prepare.py --input=my_novel.txt --encoding=bpe    with a vocabulary learnt from its training part
     zcat big.txt.gz | python data/prepare.py --input=- --dataset=big
 
 Texts are UTF-8 and may be larger than memory. Each line of a .jsonl file is one text: {"text": "Once upon a time"}.
@@ -29,17 +30,21 @@ from operator import itemgetter
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, ".."))
 
-from configurator import UserError, configure, replacing, replacing_all, run, standard_input  # noqa: E402
+from configurator import UserError, configure, data_folder, replacing, replacing_all, run  # noqa: E402
+from configurator import standard_input  # noqa: E402
 
 import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from tokenizer import ENCODINGS, END_OF_TEXT, CharTokenizer, GPT2Tokenizer  # noqa: E402
+from tokenizer import ENCODINGS, END_OF_TEXT, MAX_VOCAB, TokensTokenizer, gpt2_tokenizer  # noqa: E402
+from tokenizer import learn_tokenizer, make_tokenizer, read_meta  # noqa: E402
 
 # -----------------------------------------------------------------------------
 input: str | None = None  # a text file, a folder of .txt, .md and .jsonl files, a pattern, or - for standard input
 dataset: str | None = None  # the name of the dataset, a folder in data/; None takes the input's name
-encoding = "gpt2"  # gpt2 (byte pairs) or char (characters)
+encoding = "gpt2"  # gpt2 (its byte pairs), bpe (byte pairs learnt from this text) or char (characters)
+vocab_size: int | None = None  # of --encoding=bpe: the number of token ids; None goes by the size of the text
+tokenizer: str | None = None  # a dataset, as data/other, of which to take the encoding and its vocabulary
 val_fraction = 0.1  # the fraction of the text that is for validation
 clean = False  # remove what only transcripts have: spoken chapter numbers and doubled white space
 split_documents = True  # begin a new document after each <|endoftext|>; False: it is plain text
@@ -50,6 +55,7 @@ UNREADABLE = (".doc", ".docx", ".epub", ".htm", ".html", ".mobi", ".odt", ".pdf"
 SPLITS = ("train", "val")
 MIN_TOKENS = 65  # in each split: one window of the smallest config's block_size, and its last target
 BLOCK_CHARS = 2**18  # characters read at a time
+LEARN_CHARS = 2**26  # of the training text, at most, from which byte pairs are learnt
 CONTROL_CHARS = re.compile(r"[\0-\x08\x0e-\x1a\x1c-\x1f]")  # rare in text, common in binary files
 
 
@@ -418,7 +424,7 @@ def print_splits(splits):
 # reading, encoding and writing
 
 
-def prepare(files, folder, encoding, val_fraction, clean, split_documents):
+def prepare(files, folder, input, encoding, vocab_size, tokenizer, val_fraction, clean, split_documents):
     """
     Write train.bin, val.bin and meta.json to `folder`.
 
@@ -426,32 +432,57 @@ def prepare(files, folder, encoding, val_fraction, clean, split_documents):
     contents of meta.json as a dict. Raises UserError if an argument or a text is unusable; earlier files then stay.
     """
     if encoding not in ENCODINGS:
-        raise UserError(f"--encoding={encoding} is unknown: it may be {' or '.join(ENCODINGS)}")
+        raise UserError(f"--encoding={encoding} is unknown: it may be {', '.join(ENCODINGS[:-1])} or {ENCODINGS[-1]}")
     if not 0 < val_fraction < 1:
         raise UserError(f"--val_fraction={val_fraction} should be between 0 and 1, for example 0.1")
+    if vocab_size is not None and not 257 <= vocab_size <= MAX_VOCAB:
+        limits = f"at least 257, the bytes and {END_OF_TEXT}, and at most {MAX_VOCAB}, which a uint16 can number"
+        raise UserError(f"--vocab_size={vocab_size} should be {limits}")
+    if vocab_size is not None and (encoding != "bpe" or tokenizer):
+        raise UserError(f"--vocab_size={vocab_size} is for --encoding=bpe without a --tokenizer: leave it out")
+    known = known_tokenizer(tokenizer, encoding) if tokenizer else gpt2_tokenizer() if encoding == "gpt2" else None
     for path in files:
         if is_special(path):
             raise UserError(f"{path!r} is a pipe or a device, and no file: --input=- reads from standard input")
-    how = folder, encoding, val_fraction, clean, split_documents
+    how = folder, known, encoding, vocab_size, val_fraction, clean, split_documents
     if files != ["-"]:
-        return write_dataset(files, *how)
+        return write_dataset(files, *how, input=os.path.abspath(input or files[0]))
     with tempfile.TemporaryDirectory() as temporary:
-        path = os.path.join(temporary, "text")  # it is read twice, which standard input does not allow
+        path = os.path.join(temporary, "text")  # it is read more than once, which standard input does not allow
         with replacing(path) as f:
             shutil.copyfileobj(standard_input(), f)
         try:
-            return write_dataset([path], *how)
+            return write_dataset([path], *how, input=None)
         except UserError as mistake:
             named = str(mistake).replace(f"the text {path!r}", "standard input").replace(repr(path), "standard input")
             raise UserError(named) from None
 
 
-def write_dataset(files, folder, encoding, val_fraction, clean, split_documents):
-    """Do what `prepare` promises, with checked arguments: read all texts to choose splits, then again to encode."""
+def known_tokenizer(path, encoding):
+    """The tokenizer of another dataset. Raises UserError where there is none, or another `encoding` is asked for."""
+    folders = [path, data_folder(os.path.basename(os.path.normpath(path)))]
+    metas = ("meta.json", "meta.pkl")
+    folder = next((f for f in folders if any(os.path.exists(os.path.join(f, name)) for name in metas)), None)
+    if folder is None:
+        raise UserError(f"--tokenizer={path} has no meta.json: it should be the folder of a dataset, as data/other")
+    meta = read_meta(folder)
+    if encoding not in ("gpt2", meta["encoding"]):
+        raise UserError(f"--encoding={encoding} is not that of --tokenizer={path}, {meta['encoding']}: leave it out")
+    result = make_tokenizer(meta)
+    if result is None:
+        raise UserError(f"of the token ids of --tokenizer={path} only the number is known: it encodes no text")
+    return result
+
+
+def write_dataset(files, folder, tokenizer, encoding, vocab_size, val_fraction, clean, split_documents, input):
+    """
+    Do what `prepare` promises, with checked arguments: read all texts to choose splits, then again to encode, and for
+    a `tokenizer` of None once more between, to make one.
+    """
     found = Counter()
     texts = read_texts(files, clean, split_documents, found, "reading")
     try:
-        hashes, sizes, chars = scan(texts, with_chars=encoding == "char")
+        hashes, sizes, chars = scan(texts, with_chars=encoding == "char" and not tokenizer)
     except NotText as mistake:
         raise name_all(files, mistake) from None
     splits = choose_splits(hashes, sizes, val_fraction)
@@ -460,16 +491,24 @@ def write_dataset(files, folder, encoding, val_fraction, clean, split_documents)
     single_text = (splits >= 0).sum() <= 1
     train_chars = int(sizes.max(initial=0) * (1 - val_fraction)) if single_text else None
 
+    def blocks(title):
+        texts = read_texts(files, clean, split_documents, Counter(), title)
+        return cut_texts(texts, splits.tolist(), train_chars)
+
     source = repr(files[0]) if len(files) == 1 else f"the text of {len(files):,} files"
-    chars = sorted(chars if single_text else chars | {"\n"})
-    if len(chars) > 2**16:
-        raise UserError(f"{source} has {len(chars):,} different characters, but a uint16 can only number 65,536")
-    tokenizer = GPT2Tokenizer() if encoding == "gpt2" else CharTokenizer("".join(chars))
+    if tokenizer is None and encoding == "char":
+        chars = sorted(chars if single_text else chars | {"\n"})
+        if len(chars) > MAX_VOCAB:
+            raise UserError(f"{source} has {len(chars):,} different characters, but a uint16 can only number 65,536")
+        tokenizer = TokensTokenizer("".join(chars))
+    elif tokenizer is None:
+        tokenizer = learn(blocks("learning"), train_chars or int(sizes[splits == 0].sum()), vocab_size)
+    options = {"val_fraction": val_fraction, "clean": clean, "split_documents": split_documents}
     meta = tokenizer.meta() | {split: {"tokens": 0, "bytes": 0} for split in SPLITS}
+    meta["options"] = options | ({"input": input} if input else {})
     paths = [os.path.join(folder, name) for name in ("train.bin", "val.bin", "meta.json")]
     with replacing_all(paths) as [train_file, val_file, meta_file]:
-        texts = read_texts(files, clean, split_documents, Counter(), "encoding")
-        for split, ids, size in encode_texts(texts, splits.tolist(), train_chars, tokenizer):
+        for split, ids, size in encode_blocks(blocks("encoding"), tokenizer):
             (train_file, val_file)[split].write(np.array(ids, dtype="<u2").tobytes())
             meta[SPLITS[split]]["tokens"] += len(ids)
             meta[SPLITS[split]]["bytes"] += size
@@ -479,7 +518,9 @@ def write_dataset(files, folder, encoding, val_fraction, clean, split_documents)
                 tip = "" if single_text else f" (a document is never divided, but {instead})"
                 size = count(tokens, "token")
                 raise UserError(f"{source} is too short: {split} would have {size}, but needs {MIN_TOKENS}{tip}")
-        meta_file.write(json.dumps(meta, indent=1).encode("utf-8"))
+        # a line for each key, since the merges are many
+        lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in meta.items()]
+        meta_file.write(("{" + ",\n ".join(lines) + "}\n").encode("utf-8"))
     print_sizes(meta)
     return meta
 
@@ -497,12 +538,12 @@ def read_texts(files, clean, split_documents, found, title):
                 yield clean_blocks(blocks, found) if clean else blocks
 
 
-def encode_texts(texts, splits, train_chars, tokenizer):
+def cut_texts(texts, splits, train_chars):
     """
-    Yield (split, token ids, bytes of text) block by block.
+    Yield (split, block) for texts, in blocks of whole words that can be encoded one by one.
 
     `splits` has the split of each text. A single text is divided after `train_chars` characters instead; if there are
-    several, `train_chars` is None and each text is followed by an end.
+    several, `train_chars` is None, and the block after the last one of each text is None.
     """
     for split, blocks in zip(splits, texts):
         if split < 0:
@@ -510,10 +551,48 @@ def encode_texts(texts, splits, train_chars, tokenizer):
         labelled = ((split, block) for block in blocks) if train_chars is None else split_at(blocks, train_chars)
         for part, group in groupby(labelled, key=itemgetter(0)):
             for block in rechunk((block for _, block in group), WHOLE_WORDS):
-                yield part, tokenizer.encode(block), len(block.encode("utf-8"))
+                yield part, block
         if train_chars is None:
-            end = tokenizer.end_of_text
+            yield split, None
+
+
+def encode_blocks(blocks, tokenizer):
+    """Yield (split, token ids, bytes of text) for the blocks that `cut_texts` yields."""
+    end = tokenizer.end_of_text
+    for split, block in blocks:
+        if block is not None:
+            yield split, tokenizer.encode(block), len(block.encode("utf-8"))
+        else:
             yield (split, tokenizer.encode("\n"), 1) if end is None else (split, [end], 0)
+
+
+def learn(blocks, train_chars, vocab_size):
+    """
+    The tokenizer of byte pairs learnt from the training part of the blocks that `cut_texts` yields: from all of its
+    `train_chars` characters, or where they are many from blocks spread evenly over it.
+    """
+    seen = taken = 0
+
+    def evenly_spread():
+        nonlocal seen, taken
+        for split, block in blocks:
+            if split == 0 and block is not None:
+                if taken * train_chars <= seen * LEARN_CHARS:
+                    taken += len(block)
+                    yield block
+                seen += len(block)
+
+    wanted = vocab_size or usual_vocab_size(train_chars)
+    tokenizer = learn_tokenizer(evenly_spread(), wanted)
+    print(f"learnt a vocabulary of {tokenizer.vocab_size:,} from {taken:,} of {seen:,} characters of training text")
+    if vocab_size and tokenizer.vocab_size < vocab_size:
+        print(f"--vocab_size={vocab_size} is more than this text has pairs that it repeats")
+    return tokenizer
+
+
+def usual_vocab_size(train_chars):
+    """The vocabulary for a training text of so many characters: docs/own-data.md has the measurements."""
+    return 8192
 
 
 def print_sizes(meta):
@@ -552,12 +631,12 @@ def dataset_folder(name, path):
 
 
 def main():
-    configure(globals(), positional="input")
+    config = configure(globals(), positional="input")
     if input is None:
         raise UserError("what should be prepared? --input=PATH names a text file, a folder of texts, or a pattern")
     if input == "-" and dataset is None:
         raise UserError("a dataset read from standard input needs a name: give it with --dataset=NAME")
-    folder = dataset_folder(dataset, input)
+    folder = dataset_folder(config.pop("dataset"), input)
     name = os.path.basename(folder)
     files = find_files(input)
     if os.path.exists(os.path.join(folder, "meta.json")):
@@ -567,7 +646,7 @@ def main():
     except OSError as failure:
         raise UserError(f"cannot make the folder {folder!r}: {failure.strerror}") from None
     try:
-        meta = prepare(files, folder, encoding, val_fraction, clean, split_documents)
+        meta = prepare(files, folder, **config)
     finally:
         with contextlib.suppress(OSError):  # after a mistake a new folder is empty; one with a dataset stays
             os.rmdir(folder)

@@ -19,14 +19,14 @@ import numpy as np
 import pytest
 from conftest import status_of
 
-from tokenizer import CharTokenizer, GPT2Tokenizer, make_tokenizer, read_meta
+from tokenizer import BytePairTokenizer, TokensTokenizer, gpt2_tokenizer, make_tokenizer, read_meta
 
 ROOT = Path(__file__).resolve().parent.parent
 WRITTEN = {"train.bin", "val.bin", "meta.json"}
 PROSE = "The kettle had opinions, and on Thursdays it aired them. " * 100
 END, END_OF_TEXT = 50256, "<|endoftext|>"
 
-gpt2 = GPT2Tokenizer()  # tests/test_tokenizer.py shows that its ids are tiktoken's own
+gpt2 = gpt2_tokenizer()  # tests/test_tokenizer.py shows that its ids are tiktoken's own
 
 
 @pytest.fixture
@@ -58,7 +58,14 @@ def prepare(script, monkeypatch, capsys):
 
     def call(*arguments):
         vars(script).update(
-            input=None, dataset=None, encoding="gpt2", val_fraction=0.1, clean=False, split_documents=True
+            input=None,
+            dataset=None,
+            encoding="gpt2",
+            vocab_size=None,
+            tokenizer=None,
+            val_fraction=0.1,
+            clean=False,
+            split_documents=True,
         )
         monkeypatch.setattr(sys, "argv", ["prepare.py", *arguments])
         return (status_of(script), *capsys.readouterr())
@@ -174,7 +181,7 @@ def test_cleaning_block_by_block_removes_what_cleaning_the_whole_does(script):
 @pytest.mark.parametrize("encoding", ["gpt2", "char"])
 def test_a_text_is_encoded_in_small_blocks(script, prepare, monkeypatch, encoding):
     script.BLOCK_CHARS, lengths = 1000, []
-    for kind in (GPT2Tokenizer, CharTokenizer):
+    for kind in (BytePairTokenizer, TokensTokenizer):
         encode = kind.encode
         count = lambda self, text, encode=encode: lengths.append(len(text)) or encode(self, text)  # noqa: E731
         monkeypatch.setattr(kind, "encode", count)
@@ -350,7 +357,9 @@ def test_documents_in_one_text_are_those_of_a_folder(prepare, house):
     results = []
     for source in ("essays", "all.txt", "all.jsonl"):
         status, out, _ = prepare(f"--input={source}", "--dataset=x")
-        results.append([(house / "data" / "x" / name).read_bytes() for name in sorted(WRITTEN)])
+        meta = read_meta(house / "data" / "x")
+        assert meta.pop("options")["input"] == os.path.abspath(source)
+        results.append([*ids_in(house / "data" / "x"), meta])
         assert status == 0 and ("found <|endoftext|> 32 times, which makes 31 documents\n" in out) == ("txt" in source)
         assert ("left out 1 empty or duplicate document\n" in out) == ("txt" in source)
     assert results[0] == results[1] == results[2]

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, GPT2LMHeadModel, pipeline
 from conftest import ROOT
 from export import write_folder
 from model import GPT, GPTConfig
-from tokenizer import GPT2Tokenizer
+from tokenizer import gpt2_tokenizer
 
 META = {"encoding": "gpt2", "vocab_size": 50257}
 KINDS = [(True, "erf"), (False, "erf"), (True, "tanh"), (False, "tanh")]
@@ -47,7 +47,7 @@ def export(inside):
     """export("--key=value", ...) exports the model in out, and saves the seconds that a tokenizer takes."""
 
     def run(*args):
-        done = inside("export.py", "--out_dir=out", *args, gpt2_tokenizer=lambda tokenizer: {})
+        done = inside("export.py", "--out_dir=out", *args, tokenizer_json=lambda tokenizer: {})
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 
@@ -59,7 +59,7 @@ def exported(tmp_path_factory):
     """The folder with an exported model, tokenizer and all, and that model."""
     folder = tmp_path_factory.mktemp("exported")
     save(folder / "out", model := make())
-    write_folder(str(folder / "hf"), model, GPT2Tokenizer())
+    write_folder(str(folder / "hf"), model, gpt2_tokenizer())
     return folder / "hf", model
 
 
@@ -193,12 +193,12 @@ def test_the_tokenizer_gives_our_ids_and_our_text(exported, text):
         text = (ROOT / "data" / "hitchikersguide" / "transcriptions.txt").read_text(encoding="utf-8")
     theirs = AutoTokenizer.from_pretrained(exported[0])
     ids = theirs(text)["input_ids"]
-    assert ids == GPT2Tokenizer().encode(text, special=True)
+    assert ids == gpt2_tokenizer().encode(text, special=True)
     assert theirs.decode(ids, clean_up_tokenization_spaces=False) == text
 
 
 def test_the_tokenizer_knows_every_id_and_its_special_token(exported):
-    theirs, ours = AutoTokenizer.from_pretrained(exported[0]), GPT2Tokenizer()
+    theirs, ours = AutoTokenizer.from_pretrained(exported[0]), gpt2_tokenizer()
     assert type(theirs).__name__.startswith("GPT2Tokenizer")
     assert len(theirs) == 50257 and theirs.model_max_length == 64
     assert theirs.eos_token_id == theirs.bos_token_id == theirs.pad_token_id == 50256
@@ -247,7 +247,7 @@ def test_a_pipeline_writes_what_we_write(exported, tmp_path, inside):
     env = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([sys.executable, "-c", PIPELINE], cwd=folder.parent, env=env, capture_output=True)
     assert done.returncode == 0, done.stderr
-    ids = torch.tensor([GPT2Tokenizer().encode("The answer is")])
+    ids = torch.tensor([gpt2_tokenizer().encode("The answer is")])
     logits = torch.load(folder.parent / "logits.pt", weights_only=True)
     torch.testing.assert_close(logits, all_logits(model, ids), atol=1e-4, rtol=0)
     options = ("--start=The answer is", "--max_new_tokens=20", "--temperature=0", "--num_samples=1", "--device=cpu")
@@ -262,7 +262,7 @@ def test_a_pipeline_writes_what_we_write(exported, tmp_path, inside):
 @pytest.fixture
 def mistake(inside):
     def run(*args):
-        done = inside("export.py", *args, gpt2_tokenizer=lambda tokenizer: {})
+        done = inside("export.py", *args, tokenizer_json=lambda tokenizer: {})
         assert (done.returncode, done.stdout) == (2, "") and re.fullmatch("error: .+\n", done.stderr)
         return done.stderr
 
@@ -271,14 +271,14 @@ def mistake(inside):
 
 def test_a_model_of_characters_is_refused(mistake, tmp_path):
     save(tmp_path / "out", make(vocab_size=3), meta={"encoding": "char", "vocab_size": 3, "chars": "abc"})
-    assert re.search("single characters.*--encoding=gpt2", mistake("--out_dir=out", "--to=hf"))
+    assert re.search("single characters.*--encoding=bpe", mistake("--out_dir=out", "--to=hf"))
     assert os.listdir(tmp_path) == ["out"]
 
 
 def test_a_model_of_tokens_is_refused_with_the_reason(mistake, tmp_path):
     meta = {"encoding": "tokens", "vocab_size": 3, "tokens": ["C4", "D4", "E4"]}
     save(tmp_path / "out", make(vocab_size=3), meta=meta)
-    assert re.search("tokens of its dataset's own.*--encoding=gpt2", mistake("--out_dir=out", "--to=hf"))
+    assert re.search("tokens of its dataset's own.*--encoding=bpe", mistake("--out_dir=out", "--to=hf"))
     save(tmp_path / "numbers", make(vocab_size=3), meta={"encoding": "tokens", "vocab_size": 3})
     assert "only their number is known" in mistake("--out_dir=numbers", "--to=hf")
     assert sorted(os.listdir(tmp_path)) == ["numbers", "out"]

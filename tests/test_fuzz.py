@@ -22,7 +22,7 @@ import sample
 import train
 from configurator import UserError, configure, read_options
 from report import bits_per_byte
-from tokenizer import CharTokenizer, GPT2Tokenizer, TokensTokenizer, make_tokenizer, read_meta
+from tokenizer import TokensTokenizer, gpt2_tokenizer, make_tokenizer, read_meta
 
 TRIES = settings(
     max_examples=500,
@@ -487,7 +487,7 @@ def test_bytes_as_a_train_bin_give_token_ids_of_the_model_or_an_error(content, m
 # -----------------------------------------------------------------------------
 # text
 
-GPT2 = GPT2Tokenizer()
+GPT2 = gpt2_tokenizer()
 
 
 @TRIES
@@ -501,7 +501,7 @@ def test_every_text_makes_the_round_trip_through_gpt2s_tokens(text, special):
 @TRIES
 @given(st.text(min_size=1), st.text())
 def test_every_text_makes_the_round_trip_through_characters_or_has_one_that_is_unknown(known, text):
-    tokenizer = CharTokenizer("".join(sorted(set(known))))
+    tokenizer = TokensTokenizer("".join(sorted(set(known))))
     assert tokenizer.decode_bytes(tokenizer.encode(known)) == known.encode("utf-8")
     ids = outcome(tokenizer.encode, text)
     assert (ids is None) == (not set(text) <= set(known))

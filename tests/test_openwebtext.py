@@ -20,14 +20,14 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import status_of
 
-from tokenizer import GPT2Tokenizer
+from tokenizer import gpt2_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = Path("data", "openwebtext")
 SPLITS = ("train", "val")
 WRITTEN = ("train.bin", "val.bin", "meta.json")
 
-gpt2 = GPT2Tokenizer()  # tests/test_tokenizer.py shows that its ids are tiktoken's own
+gpt2 = gpt2_tokenizer()  # tests/test_tokenizer.py shows that its ids are tiktoken's own
 
 
 def random_documents(count, seed=1):

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from conftest import status_of
 
-from tokenizer import GPT2Tokenizer, make_tokenizer, read_meta
+from tokenizer import gpt2_tokenizer, make_tokenizer, read_meta
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = Path("data", "hitchikersguide")
@@ -32,7 +32,7 @@ ANY = "data/prepare.py"
 WRITTEN = ("train.bin", "val.bin", "meta.json")
 PROSE = "The kettle had opinions, and on Thursdays it aired them. " * 100
 
-gpt2 = GPT2Tokenizer()  # tests/test_tokenizer.py shows that its ids are tiktoken's own
+gpt2 = gpt2_tokenizer()  # tests/test_tokenizer.py shows that its ids are tiktoken's own
 
 
 @pytest.fixture
@@ -152,6 +152,8 @@ def test_meta_json_counts_the_tokens_and_bytes_of_each_split(prepare, house, enc
     for split, part, ids in zip(("train", "val"), (train, val), ids_in(house)):
         expected[split] = {"tokens": len(ids), "bytes": len(part.encode("utf-8"))}
         assert f"{split} has {len(ids):,} tokens ({expected[split]['bytes']:,} bytes of text)" in out
+    options = {"val_fraction": 0.1, "clean": False, "split_documents": False}
+    expected["options"] = options | {"input": str(house / "transcriptions.txt")}
     assert status == 0 and meta == expected
 
 
@@ -178,7 +180,8 @@ def test_input_reads_standard_input_as_it_reads_a_file(prepare, house, tmp_path,
     for source in (str(tmp_path / "file.txt"), "-"):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
         assert prepare(f"--input={source}")[0] == 0
-        written.append([(house / name).read_bytes() for name in WRITTEN])
+        written.append([*ids_in(house), read_meta(house)])
+    assert written[0][-1]["options"].pop("input") == str(tmp_path / "file.txt")  # standard input has no name
     assert written[0] == written[1]
 
 
@@ -186,7 +189,8 @@ def test_preparing_again_gives_the_same_files(prepare, house):
     written = []
     for _ in range(2):
         assert prepare(text=PROSE)[0] == 0
-        written.append([(house / name).read_bytes() for name in WRITTEN])
+        written.append([*ids_in(house), read_meta(house)])
+    assert written[0][-1]["options"].pop("input") == str(tmp_path / "file.txt")  # standard input has no name
     assert written[0] == written[1]
 
 
@@ -290,8 +294,8 @@ MISTAKES = [  # script, file, its contents, arguments, part of the message
     (ANY, "a.txt", PROSE, "--input=b*.txt", "no text in 'b*.txt'"),
     (ANY, "folder/a.doc", PROSE, "--input=folder", "no text in 'folder'"),
     # options
-    (ANY, "a.txt", PROSE, "--input=a.txt --encoding=gpt4", "--encoding=gpt4 is unknown: it may be gpt2 or char"),
-    (NOVEL, "a.txt", PROSE, "--input=a.txt --encoding=gpt4", "--encoding=gpt4 is unknown: it may be gpt2 or char"),
+    (ANY, "a.txt", PROSE, "--input=a.txt --encoding=gpt4", "--encoding=gpt4 is unknown: it may be gpt2, bpe or char"),
+    (NOVEL, "a.txt", PROSE, "--input=a.txt --encoding=gpt4", "--encoding=gpt4 is unknown: it may be gpt2, bpe or char"),
     (ANY, "a.txt", PROSE, "--input=a.txt --val_fraction=0", "--val_fraction=0.0 should be between 0 and 1"),
     (ANY, "a.txt", PROSE, "--input=a.txt --val_fraction=1", "--val_fraction=1.0 should be between 0 and 1"),
     (NOVEL, "a.txt", PROSE, "--input=a.txt --clean=perhaps", "--clean=perhaps should be True or False"),

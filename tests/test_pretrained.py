@@ -14,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from model import GPT, GPTConfig
 from pretrained import config_json, gpt2_tensors
-from tokenizer import GPT2Tokenizer
+from tokenizer import gpt2_tokenizer
 
 SIZES = {"vocab_size": 50257, "n_positions": 256, "n_embd": 32, "n_layer": 3, "n_head": 4}
 ON_CPU = ("--device=cpu", "--dtype=float32", "--compile=False")
@@ -178,7 +178,7 @@ def test_loading_takes_the_models_memory_once(repo, tmp_path):
 
 
 def greedy_text(theirs, start, length):
-    tokenizer = GPT2Tokenizer()
+    tokenizer = gpt2_tokenizer()
     idx = torch.tensor([tokenizer.encode(start)])
     options = {"max_new_tokens": length, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     ids = theirs.generate(idx, attention_mask=torch.ones_like(idx), **options)

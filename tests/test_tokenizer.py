@@ -19,7 +19,7 @@ import tiktoken
 import tiktoken.registry
 
 from configurator import UserError
-from tokenizer import CharTokenizer, GPT2Tokenizer, TokensTokenizer, make_tokenizer, read_meta, same_ids
+from tokenizer import TokensTokenizer, gpt2_tokenizer, make_tokenizer, read_meta, same_ids
 
 ROOT = Path(__file__).resolve().parent.parent
 NOVEL = ROOT / "data" / "hitchikersguide" / "transcriptions.txt"
@@ -110,7 +110,7 @@ def tiktokens_own(cache):
 
 @pytest.fixture(scope="module")
 def gpt2():
-    return GPT2Tokenizer()
+    return gpt2_tokenizer()
 
 
 # -----------------------------------------------------------------------------
@@ -167,7 +167,7 @@ def test_whispers_file_is_the_one_that_tiktoken_would_download():
 def test_loading_the_tokenizer_imports_no_torch_numba_or_whisper():
     code = (
         "import sys, tokenizer\n"
-        "print(tokenizer.GPT2Tokenizer().encode('hello world'))\n"
+        "print(tokenizer.gpt2_tokenizer().encode('hello world'))\n"
         "print(sorted({'torch', 'numba', 'whisper', 'transformers'} & sys.modules.keys()))"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -177,7 +177,7 @@ def test_loading_the_tokenizer_imports_no_torch_numba_or_whisper():
 
 def test_the_tokenizer_needs_no_network(monkeypatch, tmp_path, offline):
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))  # an empty one
-    assert GPT2Tokenizer().encode("hello world") == [31373, 995]
+    assert gpt2_tokenizer().encode("hello world") == [31373, 995]
     assert os.listdir(tmp_path) == []
 
 
@@ -190,13 +190,13 @@ def without_whisper(monkeypatch):
 
 
 def test_without_whisper_tiktokens_own_is_taken(without_whisper, offline):
-    assert GPT2Tokenizer().encode("hello world") == [31373, 995]
+    assert gpt2_tokenizer().encode("hello world") == [31373, 995]
 
 
 def test_without_whisper_and_network_the_error_says_what_to_install(without_whisper, offline, monkeypatch, tmp_path):
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     with pytest.raises(UserError) as caught:
-        GPT2Tokenizer()
+        gpt2_tokenizer()
     assert "pip install openai-whisper" in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
 
@@ -207,7 +207,7 @@ def test_another_package_called_whisper_is_in_nobodys_way(offline, monkeypatch, 
     (tmp_path / file).write_text("")
     monkeypatch.delitem(sys.modules, "whisper", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
-    assert GPT2Tokenizer().encode("hello world") == [31373, 995]
+    assert gpt2_tokenizer().encode("hello world") == [31373, 995]
 
 
 def test_a_character_may_begin_in_one_token_and_end_in_the_next(gpt2):
@@ -226,7 +226,7 @@ def test_a_character_may_begin_in_one_token_and_end_in_the_next(gpt2):
 
 
 def test_characters_have_ids_in_their_order_and_make_the_round_trip():
-    tokenizer = CharTokenizer("\n abé東🙂")
+    tokenizer = TokensTokenizer("\n abé東🙂")
     assert tokenizer.vocab_size == 7
     assert tokenizer.encode("\n abé東🙂") == [0, 1, 2, 3, 4, 5, 6]
     text = "🙂 baba\n東é"
@@ -234,7 +234,7 @@ def test_characters_have_ids_in_their_order_and_make_the_round_trip():
 
 
 def test_a_character_tokenizer_knows_no_special_tokens():
-    tokenizer = CharTokenizer("".join(sorted(set("<|endoftext|>"))))
+    tokenizer = TokensTokenizer("".join(sorted(set("<|endoftext|>"))))
     assert tokenizer.end_of_text is None
     assert len(tokenizer.encode("<|endoftext|>", special=True)) == len("<|endoftext|>")
 
@@ -242,7 +242,7 @@ def test_a_character_tokenizer_knows_no_special_tokens():
 @pytest.mark.parametrize("char", ["z", "\n", "🙂", "\ud83d"])
 def test_an_unknown_character_is_named_with_the_known_ones(char):
     with pytest.raises(UserError) as caught:
-        CharTokenizer("ab\t").encode(f"ab{char}")
+        TokensTokenizer("ab\t").encode(f"ab{char}")
     message = str(caught.value)
     assert repr(char) in message and repr("ab\t") in message and len(message.splitlines()) == 1
 
@@ -275,9 +275,9 @@ def test_a_token_that_ends_texts_is_known_as_their_end():
 @pytest.mark.parametrize(
     "tokenizer, prompt",
     [
-        (CharTokenizer("\n ab"), "\n"),
-        (CharTokenizer(" ab"), " "),
-        (CharTokenizer("آب"), "آ"),
+        (TokensTokenizer("\n ab"), "\n"),
+        (TokensTokenizer(" ab"), " "),
+        (TokensTokenizer("آب"), "آ"),
         (TokensTokenizer(["the", " ", "\n"]), "\n"),
         (TokensTokenizer(["", "Nf3", "e4"]), "Nf3"),
     ],
@@ -322,7 +322,7 @@ TOKENS = ["\n", " ", '"', "\\", "a", "aé", "a", "é", "東", "🙂", ""]
 
 @pytest.mark.parametrize(
     "tokenizer",
-    [GPT2Tokenizer(), CharTokenizer('\n "\\aé東🙂'), TokensTokenizer(TOKENS)],
+    [gpt2_tokenizer(), TokensTokenizer('\n "\\aé東🙂'), TokensTokenizer(TOKENS)],
     ids=["gpt2", "char", "tokens"],
 )
 def test_a_tokenizer_is_made_again_from_its_meta(tokenizer, tmp_path):
@@ -370,9 +370,9 @@ def test_a_meta_pkl_of_nanogpt_may_name_words_or_notes_or_only_a_number(tmp_path
 
 
 def test_only_the_same_meaning_makes_token_ids_the_same():
-    metas = [CharTokenizer("ab").meta(), CharTokenizer("ba").meta(), TokensTokenizer(["a", "b"]).meta()]
+    metas = [TokensTokenizer("ab").meta(), TokensTokenizer("ba").meta(), TokensTokenizer(["a", "b"]).meta()]
     metas += [TokensTokenizer(["b", "a"]).meta(), {"encoding": "tokens", "vocab_size": 2}]
-    metas += [{"encoding": "tokens", "vocab_size": 3}, GPT2Tokenizer().meta()]
+    metas += [{"encoding": "tokens", "vocab_size": 3}, gpt2_tokenizer().meta()]
     for i, meta in enumerate(metas):
         assert [same_ids(meta, other | {"train": {"tokens": 9}}) for other in metas] == [i == j for j in range(7)]
 
@@ -423,11 +423,11 @@ def test_a_meta_pkl_with_more_than_plain_data_is_refused(refusal, value):
     [
         (b"not JSON", "cannot read"),
         (b"[]", "is not a dict"),
-        (b'{"encoding": "gpt4", "vocab_size": 50257}', "encoding 'gpt4' is none of gpt2, char, tokens"),
-        (b'{"encoding": "gpt2", "vocab_size": 50304}', "vocab_size 50304 should be 50257"),
+        (b'{"encoding": "gpt4", "vocab_size": 50257}', "encoding 'gpt4' is none of gpt2, bpe, char, tokens"),
+        (b'{"encoding": "gpt2", "vocab_size": 50304}', "vocab_size 50304 should be 50257, the number of ids of gpt2"),
         (b'{"encoding": "char", "vocab_size": 2, "chars": "aa"}', "chars should be different characters"),
-        (b'{"encoding": "char", "vocab_size": 2, "chars": "abc"}', "vocab_size 2 should be 3, the number of chars"),
-        (b'{"encoding": "tokens", "vocab_size": 3, "tokens": ["a", "b"]}', "should be 2, the number of tokens"),
+        (b'{"encoding": "char", "vocab_size": 2, "chars": "abc"}', "vocab_size 2 should be 3, the number of ids of char"),
+        (b'{"encoding": "tokens", "vocab_size": 3, "tokens": ["a", "b"]}', "vocab_size 3 should be 2, the number of ids of tokens"),
         (b'{"encoding": "tokens", "vocab_size": 1, "tokens": "a"}', "tokens should be a list of strings"),
         (b'{"encoding": "tokens", "vocab_size": 2, "tokens": ["a", 7]}', "tokens should be a list of strings"),
         (b'{"encoding": "tokens", "vocab_size": 2, "tokens": ["", ""]}', "that are not all empty"),

@@ -17,16 +17,18 @@ from prepare import prepare  # noqa: E402
 
 # -----------------------------------------------------------------------------
 input: str | None = None  # the text, in UTF-8, or - for standard input; None is transcriptions.txt in this folder
-encoding = "gpt2"  # gpt2 (byte pairs) or char (characters)
+encoding = "gpt2"  # gpt2 (its byte pairs), bpe (byte pairs learnt from this text) or char (characters)
+vocab_size: int | None = None  # of --encoding=bpe: the number of token ids; None goes by the size of the text
+tokenizer: str | None = None  # a dataset, as data/other, of which to take the encoding and its vocabulary
 val_fraction = 0.1  # the fraction of the text that is for validation
 clean = True  # remove what only transcripts have: spoken chapter numbers and doubled white space
 # -----------------------------------------------------------------------------
 
 
 def main():
-    configure(globals(), positional="input")
+    config = configure(globals(), positional="input")
     path = os.path.join(HERE, "transcriptions.txt") if input is None else input
-    prepare([path], HERE, encoding, val_fraction, clean, split_documents=False)  # as nanoGPT
+    prepare([path], HERE, **config, split_documents=False)  # as nanoGPT
     print("next: python train.py config/train_hitchikers_cpu.py, or on a GPU config/train_hitchikers.py")
 
 

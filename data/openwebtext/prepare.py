@@ -23,7 +23,7 @@ from tqdm import tqdm  # noqa: E402
 
 from configurator import UserError, check_installed, configure, first_line, replacing_all, run  # noqa: E402
 from prepare import print_sizes  # noqa: E402
-from tokenizer import GPT2Tokenizer  # noqa: E402
+from tokenizer import gpt2_tokenizer  # noqa: E402
 
 # -----------------------------------------------------------------------------
 data_files: str | None = None  # your own parquet, jsonl or text files (a pattern, in quotes); None is OpenWebText
@@ -132,7 +132,7 @@ class TokenCache(dict):
 def init_tokenizing(splits):
     """Set the globals that `tokenize` reads. `splits` maps "train" and "val" to a datasets.Dataset."""
     global documents_by_split, token_cache
-    documents_by_split, token_cache = splits, TokenCache(GPT2Tokenizer())
+    documents_by_split, token_cache = splits, TokenCache(gpt2_tokenizer())
 
 
 def init_worker(splits):
@@ -175,7 +175,7 @@ def write_split(f, split, documents, pool):
 
 def write_dataset(splits, pool):
     """Write train.bin, val.bin and meta.json, or none of them. Returns the contents of meta.json."""
-    meta = GPT2Tokenizer().meta()
+    meta = gpt2_tokenizer().meta()
     paths = [os.path.join(HERE, name) for name in ("train.bin", "val.bin", "meta.json")]
     with replacing_all(paths) as [train_file, val_file, meta_file]:
         meta["train"] = write_split(train_file, "train", splits["train"], pool)
