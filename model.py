@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as compute_twice
 
-from fast import linear_cross_entropy
+from fast import Muon, linear_cross_entropy
 from pretrained import MASKS, find_pretrained, find_tensors, read_sizes, read_tensors
 from tokenizer import GPT2_VOCAB
 
@@ -240,7 +240,7 @@ class GPT(nn.Module):
         if matrices:
             # updates as large as AdamW's, so that both share a learning rate and weight decay
             muon = {"lr": learning_rate, "weight_decay": weight_decay, "adjust_lr_fn": "match_rms_adamw"}
-            optimizers.append(torch.optim.Muon(matrices, **muon))
+            optimizers.append(Muon(matrices, **muon))
         return optimizers
 
     def new_kv_cache(self, batch_size, length):

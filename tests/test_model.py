@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
+import fast
 from fast import buffers, linear_cross_entropy, pack
 from model import GPT, GPTConfig, draw_ids
 
@@ -374,6 +375,71 @@ def test_muon_takes_the_matrices_inside_the_blocks_and_adamw_the_rest(model):
     assert theirs == {name for name, p in model.named_parameters() if ".h." in name and p.dim() == 2}
     assert theirs.isdisjoint(rest := {names[id(p)] for group in adamw.param_groups for p in group["params"]})
     assert theirs | rest == set(names.values())
+
+
+MATRICES = [(16, 48), (48, 16), (16, 48), (20, 20), (40, 8), (20, 20), (8, 40), (16, 48), (5, 7)]
+
+
+def make_muon(kind, dtype=torch.float32, lr=1e-4, **options):
+    torch.manual_seed(0)
+    matrices = [torch.nn.Parameter((torch.randn(shape) * 0.1).to(dtype)) for shape in MATRICES]
+    return kind(matrices, lr=lr, **options)
+
+
+def make_steps(muon, numbers):
+    """Update the matrices, some of which have no gradient, by the gradients of steps with these numbers."""
+    for number in numbers:
+        generator = torch.Generator().manual_seed(number)
+        for i, p in enumerate(muon.param_groups[0]["params"]):
+            grad = torch.randn(p.shape, generator=generator) * 10.0 ** (i - 4)
+            p.grad = None if i == 5 or i == number else grad.to(p.dtype)
+        muon.step()
+    return [p.detach() for p in muon.param_groups[0]["params"]]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"adjust_lr_fn": "match_rms_adamw", "weight_decay": 3.0},
+        {"nesterov": False, "momentum": 0.5},
+        {"ns_coefficients": (2.0, -1.5, 0.5), "ns_steps": 3, "eps": 1e-2},
+        {"lr": torch.tensor(1e-4), "adjust_lr_fn": "original"},
+    ],
+    ids=str,
+)
+def test_muon_makes_the_steps_of_torchs_own(options):
+    expected = make_steps(make_muon(torch.optim.Muon, **options), range(5))
+    got = make_steps(make_muon(fast.Muon, **options), range(5))
+    # a step changes elements by 5e-5, of which bfloat16 may round a hundredth otherwise in batched products
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_muon_makes_the_steps_of_torchs_own_in_half_precision(dtype):
+    expected = make_steps(make_muon(torch.optim.Muon, dtype, lr=0.01), range(5))
+    got = make_steps(make_muon(fast.Muon, dtype, lr=0.01), range(5))
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("first, second", [(torch.optim.Muon, fast.Muon), (fast.Muon, torch.optim.Muon)])
+def test_muon_goes_on_from_the_state_of_torchs_own_and_torchs_from_its(first, second):
+    before, after = make_muon(first), make_muon(second)
+    with torch.no_grad():
+        for p, q in zip(after.param_groups[0]["params"], make_steps(before, range(3))):
+            p.copy_(q)
+    after.load_state_dict(copy.deepcopy(before.state_dict()))
+    torch.testing.assert_close(after.state_dict(), before.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(make_steps(after, range(3, 6)), make_steps(before, range(3, 6)), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("most, stacks", [(2**24, [4, 1, 2, 1]), (2000, [2, 2, 1, 2, 1]), (1, [1] * 8)])
+def test_muon_takes_equal_sizes_together_up_to_a_bound_which_changes_nothing(monkeypatch, most, stacks):
+    expected, seen, orthogonalize = make_steps(make_muon(fast.Muon), range(20, 23)), [], fast.orthogonalize
+    monkeypatch.setattr(fast, "STACK", most)
+    monkeypatch.setattr(fast, "orthogonalize", lambda m, *rest: seen.append(len(m)) or orthogonalize(m, *rest))
+    torch.testing.assert_close(make_steps(make_muon(fast.Muon), range(20, 23)), expected, rtol=0, atol=1e-6)
+    assert seen == stacks * 3
 
 
 def test_a_checkpoint_of_other_sizes_than_it_says_is_refused(model):
