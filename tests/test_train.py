@@ -817,7 +817,6 @@ def other_meta(checkpoint, ids):
 
 DAMAGES = {
     "too many ids": lambda checkpoint: other_meta(checkpoint, 321),
-    "far too few ids": lambda checkpoint: other_meta(checkpoint, 257),
     "merges lost": lambda checkpoint: checkpoint | {"meta": {"encoding": "bpe", "vocab_size": 330}},
     "rows lost": lambda checkpoint: checkpoint | {"model_args": {**checkpoint["model_args"], "vocab_size": 64}},
     "no number of rows": lambda checkpoint: (
