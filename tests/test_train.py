@@ -842,7 +842,8 @@ def test_a_checkpoint_whose_vocabulary_does_not_fit_its_model_is_one_line_of_err
         train("--dataset=pairs", "--init_from=resume", "--max_iters=2", status=2),
     ):
         assert done.returncode == 2 and re.fullmatch("error: .*out/(ckpt|last).pt.*\n", done.stderr)
-        assert re.search("rows|merges|vocab_size", done.stderr)
+        said = "merges should be a list" if damage is DAMAGES["merges lost"] else "take as many rows of its model"
+        assert said in done.stderr
 
 
 def test_a_run_does_not_go_on_with_other_byte_pairs(train, bpe_dataset):
