@@ -251,7 +251,7 @@ def make_tokenizer(meta):
         return gpt2_tokenizer()
     if meta["encoding"] == "bpe":
         return BytePairTokenizer(encoding_of("bpe", merged(meta["merges"])), meta["merges"])
-    tokens = meta.get("chars") or meta.get("tokens")
+    tokens = meta.get("chars" if meta["encoding"] == "char" else "tokens")
     return TokensTokenizer(tokens) if tokens else None
 
 

@@ -172,7 +172,7 @@ def other_ids(known, meta):
         return UserError(f"{mistake}: prepare its text with --tokenizer= and the dataset that the model was trained on")
     script, options = os.path.join("data", dataset, "prepare.py"), meta.get("options", {})
     if os.path.exists(os.path.join(data_folder(dataset), "prepare.py")):
-        options = {name: options[name] for name in ("input", "clean") if name in options}
+        options = {name: options[name] for name in ("input", "val_fraction", "clean") if name in options}
     else:
         script, options = os.path.join("data", "prepare.py"), {"input": "TEXT", **options, "dataset": f"{dataset}-gpt2"}
     return UserError(f"{mistake}: prepare its text for GPT-2 with '{command(script, **options, encoding='gpt2')}'")

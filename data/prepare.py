@@ -301,8 +301,8 @@ def count_ends(blocks, found):
 
 # GPT-2 starts a new token wherever white space follows a character that is not white space, and its pattern looks no
 # further ahead. Blocks that end there give the same ids as the whole text. (Only Python counts \x1c to \x1f as white
-# space. Cutting before them is safe too, since no token joins them to other characters.)
-WHOLE_WORDS = re.compile(r".*\S(?=\s)", re.DOTALL)
+# space: a learnt token may join them to the characters before.)
+WHOLE_WORDS = re.compile(r".*\S(?=[^\S\x1c-\x1f])", re.DOTALL)
 WHOLE_LINES = re.compile(r".*\n(?=\S)", re.DOTALL)  # no pattern in `clean_blocks` matches across such a line end
 
 NUMBER_WORDS = (

@@ -7,10 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import regex
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tiny models gain nothing from more
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,6 +59,35 @@ def status_of(script):
         return 0
     except SystemExit as end:
         return end.code or 0
+
+
+GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
+def plain_merges(text, vocab_size):
+    """
+    The merges of byte pairs for a text, learnt in the plainest way: all pairs are counted anew for each. Of equally
+    frequent pairs the first one counts: bytes in the order of the characters that stand for them in Hugging Face's
+    files, the visible ones first, and then the merges in theirs.
+    """
+    visible = [byte for byte in range(256) if chr(byte).isprintable() and chr(byte) != " "]
+    rank = {byte: i for i, byte in enumerate([*visible, *sorted({*range(256)} - {*visible})])}
+    words = [(list(word.encode()), count) for word, count in Counter(regex.findall(GPT2_PATTERN, text)).items()]
+    merges = []
+    while len(merges) < vocab_size - 257:
+        counts = Counter()
+        for ids, count in words:
+            for pair in zip(ids, ids[1:]):
+                counts[pair] += count
+        best = min(counts, key=lambda pair: (-counts[pair], [rank.get(i, i) for i in pair]), default=None)
+        if counts[best] < 2:
+            break
+        for ids, _ in words:
+            for i in range(len(ids)):
+                if (*ids[i : i + 2],) == best:
+                    ids[i : i + 2] = [256 + len(merges)]
+        merges.append([*best])
+    return merges
 
 
 @pytest.fixture(scope="session")

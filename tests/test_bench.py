@@ -26,6 +26,15 @@ def test_it_times_training_and_sampling_beside_transformers_and_writes_the_figur
     assert json.loads((tmp_path / "bench-trace.json").read_text(encoding="utf-8"))["traceEvents"]
 
 
+def test_another_vocabulary_is_timed_and_stands_among_the_figures(inside, tmp_path):
+    done = inside("bench.py", *TINY, "--compile=False", "--vocab_size=300", "--json=figures.json")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+    layers = 4 * 12 * 128**2  # the matrices of the blocks
+    assert figures["vocab_size"] == 300 and figures["training_seconds"]["ours"]
+    assert 1 < figures["flops_per_step"] / (6 * (2 * 16) * (layers + 300 * 128)) < 1.1  # biases and attention besides
+
+
 def test_it_times_the_step_that_training_makes():
     assert bench.train_step is train.train_step
 
@@ -60,7 +69,11 @@ def test_it_is_not_for_several_processes(inside):
 
 
 @pytest.mark.parametrize(
-    "mistake, right", [("--model=gpt3", "gpt2"), ("--peer=jax", "transformers"), ("--steps=0", "at least 1")]
+    "mistake, right",
+    [
+        *(("--model=gpt3", "gpt2"), ("--peer=jax", "transformers"), ("--steps=0", "at least 1")),
+        *(("--vocab_size=0", "at least 1"), ("--vocab_size=1e9", "at most 1000000")),
+    ],
 )
 def test_a_mistake_is_one_line_with_what_would_be_right(inside, mistake, right):
     done = inside("bench.py", *TINY, mistake)

@@ -17,9 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import status_of
+import regex
+import tokenizers
+from conftest import GPT2_PATTERN, plain_merges, status_of
 
-from tokenizer import BytePairTokenizer, TokensTokenizer, gpt2_tokenizer, make_tokenizer, read_meta
+import configurator
+from tokenizer import BytePairTokenizer, TokensTokenizer, gpt2_tokenizer, learn_tokenizer, make_tokenizer, read_meta
+from tokenizer import same_ids, tokenizer_json
 
 ROOT = Path(__file__).resolve().parent.parent
 WRITTEN = {"train.bin", "val.bin", "meta.json"}
@@ -39,6 +43,7 @@ def house(tmp_path, monkeypatch):
     shutil.copy(ROOT / "data" / "prepare.py", tmp_path / "house" / "data")
     (tmp_path / "desk").mkdir()
     monkeypatch.chdir(tmp_path / "desk")
+    monkeypatch.setattr(configurator, "HERE", str(tmp_path / "house"))  # where data_folder() looks
     return tmp_path / "house"
 
 
@@ -85,9 +90,11 @@ def ids_in(folder):
 
 def documents_in(folder):
     """The documents that the ids of each split decode to."""
-    splits = []
+    splits, meta = [], read_meta(folder)
+    tokenizer = gpt2 if meta["encoding"] == "gpt2" else make_tokenizer(meta)
     for ids in ids_in(folder):
-        text = gpt2.decode_bytes(ids).decode("utf-8")
+        assert ids[-1] == tokenizer.end_of_text
+        text = tokenizer.decode_bytes(ids).decode("utf-8")
         assert text.endswith("<|endoftext|>")
         splits.append(text.split("<|endoftext|>")[:-1])
     return splits
@@ -107,23 +114,32 @@ SYLLABLES = [
 ]
 
 
-def test_blocks_give_the_ids_of_the_whole_wherever_they_are_cut(script):
+@pytest.fixture(scope="module", params=["gpt2", "bpe"])
+def byte_pairs(request):
+    """GPT-2's tokenizer, and one learnt from a text with all that is odd."""
+    odd = "".join(random.Random(5).choices(SYLLABLES, k=20_000))
+    return gpt2 if request.param == "gpt2" else learn_tokenizer([odd], 2000)
+
+
+def test_blocks_give_the_ids_of_the_whole_wherever_they_are_cut(script, byte_pairs):
     draw = random.Random(42)
     for _ in range(400):
         text = "".join(draw.choices(SYLLABLES, k=draw.randint(0, 80)))
         for size in (1, 2, 3, 7, 50):
             blocks = list(script.rechunk(in_blocks(text, size), script.WHOLE_WORDS))
             assert "".join(blocks) == text
-            assert [i for block in blocks for i in gpt2.encode(block)] == gpt2.encode(text), (text, size)
+            assert [i for block in blocks for i in byte_pairs.encode(block)] == byte_pairs.encode(text), (text, size)
 
 
-def test_gpt2_starts_a_new_token_between_any_two_characters_where_a_text_is_cut(script):
+def test_gpt2s_pattern_parts_any_two_characters_where_a_text_is_cut(script):
     odd = [s for s in SYLLABLES if len(s) == 1]
     for a in odd:
         for b in odd:
             if script.WHOLE_WORDS.match(a + b):
                 for before, after in (("", ""), ("it'", "ll"), ("  ", "  "), ("x", "x"), ("!", "!"), ("\n", "\n\n.")):
                     left, right = before + a, b + after
+                    whole, *parts = (regex.findall(GPT2_PATTERN, text) for text in (left + right, left, right))
+                    assert parts[0] + parts[1] == whole, (left, right)
                     assert gpt2.encode(left) + gpt2.encode(right) == gpt2.encode(left + right), (left, right)
 
 
@@ -230,11 +246,14 @@ def test_nothing_is_cleaned_unless_asked(prepare, house):
         assert b"".join(map(tokenizer.decode_bytes, ids_in(house / "data" / "text"))).decode() == expected
 
 
-def test_standard_input_is_read_as_a_file_is(prepare, house, monkeypatch):
+@pytest.mark.parametrize("encoding", ["gpt2", "bpe", "char"])
+def test_standard_input_is_read_as_a_file_is(prepare, house, monkeypatch, encoding):
     write("text.txt", PROSE)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(PROSE.encode())))
-    assert prepare("--input=text.txt")[0] == prepare("--input=-", "--dataset=piped")[0] == 0
+    for options in ("--input=text.txt", "--input=- --dataset=piped"):
+        assert prepare(f"--encoding={encoding}", *options.split())[0] == 0
     assert ids_in(house / "data" / "text") == ids_in(house / "data" / "piped")
+    assert same_ids(read_meta(house / "data" / "text"), read_meta(house / "data" / "piped"))
 
 
 # -----------------------------------------------------------------------------
@@ -247,13 +266,14 @@ def essays(count=40, words=60, seed=0):
     return [f"Essay {i}. " + " ".join(draw.choices(vocabulary, k=words)) + "\n" for i in range(count)]
 
 
-def test_each_document_of_a_folder_is_in_one_split_as_a_whole_in_natural_order(prepare, house):
+@pytest.mark.parametrize("encoding", ["gpt2", "bpe"])
+def test_each_document_of_a_folder_is_in_one_split_as_a_whole_in_natural_order(prepare, house, encoding):
     texts = essays()
     for i, text in enumerate(texts):
         write(f"essays/part {i % 2}/{i}.{'TXT' if i % 3 else 'md'}", text)
     write("essays/cover.jpg", b"\xff\xd8")
     write("essays/.git/notes.txt", "not a text of mine")
-    status, out, err = prepare("--input=essays")
+    status, out, err = prepare("--input=essays", f"--encoding={encoding}")
     assert (status, err) == (0, "") and "left out" not in out
     assert "'essays' has 40 text files (.txt, .md, .jsonl) and 1 other file\n" in out
     train, val = documents_in(house / "data" / "essays")
@@ -393,6 +413,206 @@ def test_too_short_documents_in_one_text_may_be_read_as_one(prepare):
     status, _, err = prepare("--input=all.txt")
     assert status == 2 and "(a document is never divided, but --split_documents=False reads all as one)\n" in err
     assert prepare("--input=all.txt", "--split_documents=False")[0] == 0
+
+
+# -----------------------------------------------------------------------------
+# a vocabulary of the text's own
+
+
+def test_of_a_single_text_byte_pairs_are_learnt_from_the_training_part_only(prepare, house):
+    text = write("text.txt", PROSE + "zyzzyva " * 60)
+    status, out, err = prepare("--input=text.txt", "--encoding=bpe", "--vocab_size=280")
+    train, val = text[: int(len(text) * 0.9)], text[int(len(text) * 0.9) :]
+    assert (status, err) == (0, "") and "zyzzyva" not in train and plain_merges(text, 280) != plain_merges(train, 280)
+    meta = read_meta(house / "data" / "text")
+    assert (meta["encoding"], meta["vocab_size"], meta["merges"]) == ("bpe", 280, plain_merges(train, 280))
+    learnt = f"learnt a vocabulary of 280 from {len(train):,} of {len(train):,} characters of training text\n"
+    assert learnt in out and "--vocab_size" not in out
+    theirs = tokenizers.Tokenizer.from_str(json.dumps(tokenizer_json(make_tokenizer(meta))))
+    assert ids_in(house / "data" / "text") == [theirs.encode(part).ids for part in (train, val)]
+
+
+def test_of_several_documents_byte_pairs_are_learnt_from_those_for_training_only(prepare, house):
+    texts = [f"{text}{f'word{i * 7919}x ' * 20}end.\n" for i, text in enumerate(essays(20))]
+    write("all.txt", END_OF_TEXT.join(texts))
+    status, out, _ = prepare("--input=all.txt", "--encoding=bpe", "--vocab_size=600")
+    train, val = documents_in(house / "data" / "all")
+    assert status == 0 and sorted(train + val) == sorted(texts) and len(val) >= 1
+    meta = read_meta(house / "data" / "all")
+    assert meta["merges"] == plain_merges("".join(train), 600) != plain_merges("".join(texts), 600)
+    seen = len("".join(train))
+    assert f"learnt a vocabulary of {meta['vocab_size']} from {seen:,} of {seen:,} characters of training text\n" in out
+
+
+def test_what_is_learnt_does_not_depend_on_where_blocks_are_cut(script, prepare, house):
+    text = "".join(random.Random(7).choices(SYLLABLES, k=10_000)).replace("\r", "")
+    write("text.txt", text)
+    results = []
+    for script.BLOCK_CHARS in (100, 997, 2**18):
+        assert prepare("--input=text.txt", "--encoding=bpe", "--vocab_size=500", "--split_documents=False")[0] == 0
+        results.append([*ids_in(house / "data" / "text"), read_meta(house / "data" / "text")])
+    assert results[0] == results[1] == results[2]
+    assert results[0][2]["merges"] == plain_merges(text[: int(len(text) * 0.9)], 500)
+
+
+def test_of_a_very_long_text_a_sample_is_read_that_is_spread_over_all_of_it(script, prepare, house):
+    script.BLOCK_CHARS, script.LEARN_CHARS = 200, 4000
+    draw = random.Random(3)
+    words = ["".join(draw.sample("abcdefghijklmnopqrstuvwxyz", 7)) for _ in range(20)]
+    text = write("text.txt", "".join(f"{word} " * 250 for word in words))  # 40,000 characters
+    status, out, _ = prepare("--input=text.txt", "--encoding=bpe")
+    found = re.search(r"learnt a vocabulary of ([\d,]+) from ([\d,]+) of ([\d,]+) characters of training text\n", out)
+    vocab_size, taken, seen = (int(number.replace(",", "")) for number in found.groups())
+    assert status == 0 and 3800 <= taken <= 4200 and seen == len(text) * 0.9
+    tokenizer = make_tokenizer(read_meta(house / "data" / "text"))
+    assert tokenizer.vocab_size == vocab_size
+    tokens = {tokenizer.decode_bytes([i]).decode() for i in range(128, vocab_size) if i > 255}
+    assert {word for word in words if f" {word}" in tokens} == {*words[:18]}  # the last two are for validation
+
+
+@pytest.mark.parametrize("learn_chars", [10**4, 9 * 10**4 - 1, 9 * 10**4, 10**6])
+def test_as_much_is_read_as_there_is_up_to_the_most(script, prepare, learn_chars):
+    script.BLOCK_CHARS, script.LEARN_CHARS = 1000, learn_chars
+    write("text.txt", "the kettle " * 9090 + "the kettle")
+    out = prepare("--input=text.txt", "--encoding=bpe")[1]
+    taken = int(re.search(r"from ([\d,]+) of 90,000 characters", out)[1].replace(",", ""))
+    assert taken == 90_000 if learn_chars >= 90_000 else abs(taken - learn_chars) <= 1000
+
+
+def test_a_text_too_small_for_the_vocabulary_has_a_smaller_one_and_says_so(prepare, house):
+    text = write("text.txt", PROSE)
+    status, out, err = prepare("--input=text.txt", "--encoding=bpe", "--vocab_size=65536")
+    merges = plain_merges(text[: int(len(text) * 0.9)], 65536)
+    assert (status, err) == (0, "") and f"learnt a vocabulary of {257 + len(merges)} from " in out
+    assert "--vocab_size=65536 is more than this text has pairs that it repeats\n" in out
+    meta = read_meta(house / "data" / "text")
+    assert (meta["vocab_size"], meta["merges"]) == (257 + len(merges), merges)
+    assert max(map(max, ids_in(house / "data" / "text"))) < meta["vocab_size"] < 320
+
+
+# -----------------------------------------------------------------------------
+# another dataset's vocabulary
+
+OTHERS = {  # a dataset's meta, and how another program encodes by it
+    "gpt2": ({"encoding": "gpt2", "vocab_size": 50257}, lambda text: gpt2.bpe.encode_ordinary(text)),
+    "bpe": (learn_tokenizer([PROSE[:-300] + "towel " * 9], 290).meta(), None),
+    "char": (TokensTokenizer("".join(sorted({*PROSE, "\n", "z"}))).meta(), lambda text: [*map(CHARS.index, text)]),
+}
+CHARS = OTHERS["char"][0]["chars"]
+
+
+def encoded_elsewhere(name, text):
+    meta, encode = OTHERS[name]
+    if encode is None:
+        theirs = tokenizers.Tokenizer.from_str(json.dumps(tokenizer_json(make_tokenizer(meta))))
+        return theirs.encode(text).ids
+    return encode(text)
+
+
+@pytest.fixture
+def other(house):
+    """other(meta, "data/name") writes the meta.json of a dataset, in the house or elsewhere."""
+
+    def make(meta, path="data/other"):
+        write(house / path / "meta.json", json.dumps(meta | {"train": {"tokens": 3, "bytes": 9}}))
+
+    return make
+
+
+@pytest.mark.parametrize("documents", [1, 12])
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_datasets_vocabulary_is_taken(prepare, house, other, name, documents):
+    meta = OTHERS[name][0]
+    other(meta)
+    texts = [
+        f"{i * 'kettle '}{PROSE}".translate({ord(digit): None for digit in "0123456789"}) for i in range(documents)
+    ]
+    for i, text in enumerate(texts):
+        write(f"texts/{i}.txt", text)
+    # the current folder is another one: data/other is found beside the scripts
+    status, out, err = prepare("--input=texts", "--tokenizer=data/other")
+    assert (status, err) == (0, "") and "learnt" not in out
+    written = read_meta(house / "data" / "texts")
+    assert same_ids(written, meta)
+    if documents == 1:
+        cut = int(len(texts[0]) * 0.9)
+        assert ids_in(house / "data" / "texts") == [
+            encoded_elsewhere(name, part) for part in (texts[0][:cut], texts[0][cut:])
+        ]
+    else:
+        end = [meta["vocab_size"] - 1] if name != "char" else [CHARS.index("\n")]
+        train, val = ids_in(house / "data" / "texts")
+        wanted = [encoded_elsewhere(name, text) + end for text in texts]
+        assert len(train + val) == sum(map(len, wanted))
+        assert all(str(ids)[1:-1] in f"{str(train)[1:-1]}; {str(val)[1:-1]}" for ids in wanted)
+
+
+def test_another_datasets_list_of_tokens_is_taken(prepare, house, other):
+    words = ["Nf3", "e4", "e5", "e", "\n", " "]
+    other({"encoding": "tokens", "vocab_size": 6, "tokens": words})
+    games = [" ".join(random.Random(i).choices(words[:4], k=200)) for i in range(12)]
+    for i, game in enumerate(games):
+        write(f"games/{i}.txt", game)
+    status, _, err = prepare("--input=games", "--tokenizer=data/other")
+    assert (status, err) == (0, "") and read_meta(house / "data" / "games")["tokens"] == words
+    splits = ["".join(words[i] for i in ids) for ids in ids_in(house / "data" / "games")]
+    assert sorted("".join(splits).splitlines()) == sorted(games)
+    assert sum(map(len, ids_in(house / "data" / "games"))) == 12 * (200 + 199 + 1)
+
+
+@pytest.mark.parametrize("path", ["{house}/data/other", "{house}/data/other/", "../house/data/other", "data/other/"])
+def test_another_dataset_may_be_named_in_many_ways(prepare, house, other, path):
+    other(OTHERS["char"][0])
+    write("text.txt", PROSE)
+    status, _, err = prepare("--input=text.txt", f"--tokenizer={path.format(house=house)}", "--encoding=char")
+    assert (status, err) == (0, "") and read_meta(house / "data" / "text")["chars"] == CHARS
+
+
+def test_a_folder_that_is_where_the_path_says_goes_before_one_beside_the_scripts(prepare, house, other):
+    other(OTHERS["char"][0], "../desk/data/other")
+    other(OTHERS["gpt2"][0])
+    write("text.txt", PROSE)
+    assert prepare("--input=text.txt", "--tokenizer=data/other")[0] == 0
+    assert read_meta(house / "data" / "text")["encoding"] == "char"
+
+
+@pytest.mark.parametrize(
+    "meta, options, said",
+    [
+        (OTHERS["char"][0], "--tokenizer=data/none", "--tokenizer=data/none has no meta.json: it should be the folder"),
+        (OTHERS["char"][0], "--tokenizer=.", "--tokenizer=. has no meta.json"),
+        (OTHERS["char"][0], "--tokenizer=text.txt", "--tokenizer=text.txt has no meta.json"),
+        (
+            OTHERS["char"][0],
+            "--tokenizer=data/other --encoding=bpe",
+            "--encoding=bpe is not that of --tokenizer=data/o",
+        ),
+        (
+            OTHERS["bpe"][0],
+            "--tokenizer=data/other --encoding=char",
+            "--encoding=char is not that .*, bpe: leave it out",
+        ),
+        (OTHERS["bpe"][0], "--tokenizer=data/other --vocab_size=300", "--vocab_size=300 is for --encoding=bpe without"),
+        (
+            OTHERS["bpe"][0],
+            "--tokenizer=data/other --vocab_size=300 --encoding=bpe",
+            "--vocab_size=300 is for --encoding=bpe without a --tokenizer: leave it out",
+        ),
+        (TokensTokenizer("ab").meta(), "--tokenizer=data/other", "'T' .*; it knows 'ab'"),
+        (
+            {"encoding": "tokens", "vocab_size": 9},
+            "--tokenizer=data/other",
+            "only the number is known: it encodes no te",
+        ),
+        (OTHERS["bpe"][0] | {"vocab_size": 7}, "--tokenizer=data/other", "vocab_size 7 should be "),
+    ],
+)
+def test_a_vocabulary_that_cannot_be_taken_is_an_error_of_one_line(prepare, house, other, meta, options, said):
+    other(meta)
+    write("text.txt", PROSE)
+    status, _, err = prepare("--input=text.txt", *options.split())
+    assert status == 2 and re.fullmatch(f"error: .*{said}.*\n", err)
+    assert sorted(path.name for path in (house / "data").iterdir()) == ["other", "prepare.py"]
 
 
 # -----------------------------------------------------------------------------

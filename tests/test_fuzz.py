@@ -361,16 +361,25 @@ chars = st.one_of(plain, st.text(max_size=9), st.lists(st.characters(), unique=T
 counts = st.one_of(
     plain, st.fixed_dictionaries({}, optional={"tokens": st.one_of(plain, st.integers()), "bytes": plain})
 )
+some_ids = st.one_of(st.integers(96, 98), st.integers(255, 259), st.just(-1))
+pairs = st.lists(st.lists(some_ids, min_size=2, max_size=2), min_size=1, max_size=4)
+merges = st.one_of(pairs, plain, st.builds(list.__add__, pairs, st.lists(plain, max_size=1)))
 metas = st.fixed_dictionaries(
-    {"encoding": st.one_of(st.sampled_from(["gpt2", "char", "tokens"]), plain)},
+    {"encoding": st.one_of(st.sampled_from(["gpt2", "bpe", "char", "tokens"]), plain)},
     optional={
-        "vocab_size": st.one_of(st.sampled_from([50257, 0, 1, 2, 3]), plain),
+        "vocab_size": st.one_of(st.sampled_from([50257, 0, 1, 2, 3, 257, 258]), plain),
+        "merges": merges,
         "chars": chars,
         "tokens": st.one_of(plain, st.lists(st.text(max_size=3), max_size=3)),
         "train": counts,
         "val": counts,
+        "options": st.one_of(plain, st.fixed_dictionaries({}, optional={"input": plain, "clean": plain, "x": plain})),
     },
 )
+byte_pairs = st.one_of(pairs, merges).map(
+    lambda made: {"encoding": "bpe", "merges": made, "vocab_size": 257 + len(made if isinstance(made, list) else [])}
+)
+metas = st.one_of(metas, byte_pairs, st.builds(dict.__or__, metas, byte_pairs))
 
 
 def assert_meta(meta):
@@ -388,6 +397,15 @@ def assert_meta(meta):
             assert tokenizer.decode_bytes(ids) == tokenizer.decode_bytes(
                 [*tokenizer.encode(tokenizer.prompt), *range(meta["vocab_size"])]
             )
+    elif meta is not None and meta["encoding"] == "bpe":
+        tokenizer, text = make_tokenizer(meta), "abc aabb ``aa\0ÿ東"
+        assert (
+            type(meta["vocab_size"]) is int and len(meta["merges"]) + 257 == meta["vocab_size"] == tokenizer.vocab_size
+        )
+        assert tokenizer.decode_bytes(tokenizer.encode(text)) == text.encode()
+        made = [b"".join(map(tokenizer.decode_bytes, ([left], [right]))) for left, right in meta["merges"]]
+        assert [tokenizer.decode_bytes([i]) for i in range(256, tokenizer.end_of_text)] == made
+        assert meta.get("options", {}).keys() <= {"input", "val_fraction", "clean", "split_documents"}
     elif meta is not None:
         assert (meta["encoding"], meta["vocab_size"]) == ("gpt2", 50257)
     for counts in [meta[split] for split in ("train", "val") if split in (meta or {})]:
@@ -409,6 +427,11 @@ def assert_meta(meta):
 @examples('{"encoding": "char", "vocab_size": 2.0, "chars": "ab"}')
 @examples('{"encoding": "tokens", "vocab_size": 2, "tokens": ["a", ["b"]]}', '{"encoding": "tokens"}')
 @examples('{"encoding": "tokens", "vocab_size": true}', '{"encoding": "tokens", "vocab_size": 1, "tokens": null}')
+@examples('{"encoding": "bpe", "vocab_size": 257}', '{"encoding": "bpe", "vocab_size": 257, "merges": []}')
+@examples('{"encoding": "bpe", "vocab_size": 258, "merges": [[97, 1e999]]}')
+@examples('{"encoding": "bpe", "vocab_size": 258, "merges": [[97, ' + "9" * 5000 + "]]}")
+@examples('{"encoding": "bpe", "vocab_size": 258, "merges": [' + "[" * 900 + "]" * 900 + "]}")
+@examples('{"encoding": "gpt2", "vocab_size": 50257, "options": null}')
 @examples('{"encoding": "gpt2", "vocab_size": 50257, "val": null}')
 @examples('{"encoding": "gpt2", "vocab_size": 50257, "train": {"tokens": "3", "bytes": 9}}')
 def test_texts_as_a_meta_json_give_a_tokenizer_or_an_error(text):

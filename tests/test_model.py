@@ -275,16 +275,45 @@ def test_generate_can_be_followed_by_training(model):
     model(idx[:, :-1], idx[:, 1:])[1].backward()
 
 
-def test_the_padding_of_the_vocabulary_is_never_drawn():
-    model = make_model(vocab_size=50304, n_layer=1, n_embd=8, n_head=1)
-    with torch.no_grad():  # a model that wants nothing but padding
-        model.lm_head.weight[50257:] = 100 * model.transformer.ln_f(torch.ones(8))
+def wants_padding(vocab_size, n_ids=None, first=50257):
+    """A model that wants nothing but the padding, from the id `first` on."""
+    model = make_model(vocab_size=vocab_size, n_ids=n_ids, n_layer=1, n_embd=8, n_head=1)
+    with torch.no_grad():
+        model.lm_head.weight[first:] = 100 * model.transformer.ln_f(torch.ones(8))
         model.transformer.ln_f.weight.zero_()
-        model.transformer.ln_f.bias.copy_(model.lm_head.weight[50257] / 100)
-        assert model(tokens(1, 4))[0].argmax() >= 50257
+        model.transformer.ln_f.bias.copy_(model.lm_head.weight[first] / 100)
+        assert model(tokens(1, 4, below=first))[0].argmax() >= first
+    return model
+
+
+@pytest.mark.parametrize("vocab_size, n_ids", [(50304, None), (320, 257), (320, 319), (64, 1)])
+@pytest.mark.parametrize("loaded", [False, True], ids=["new", "from a checkpoint"])
+def test_the_padding_of_the_vocabulary_is_never_drawn(vocab_size, n_ids, loaded):
+    ids = n_ids or 50257
+    model = wants_padding(vocab_size, n_ids, ids)
+    if loaded:  # which names the ids in its meta
+        meta = {"meta": {"vocab_size": ids}} if n_ids else {}
+        checkpoint = {"model_args": model.config.model_args(), "model": model.state_dict(), **meta}
+        assert "n_ids" not in checkpoint["model_args"]
+        model = GPT.from_checkpoint(checkpoint).eval()
+    assert model.config.n_ids == ids
+    idx = tokens(4, 4, below=ids)
     for temperature in (0, 1.0, 5.0):
-        assert model.generate(tokens(4, 4), 20, temperature).max() < 50257
-    assert model.generate(tokens(4, 4, below=60), 20, 100.0, vocab_size=65).max() < 65
+        for limit in ({}, {"top_k": 2 * ids}, {"top_p": 0.9}):
+            assert model.generate(idx, 20, temperature, **limit).max() < ids
+    below = min(ids, 65)
+    assert model.generate(tokens(4, 4, below=below), 20, 100.0, vocab_size=below).max() < below
+
+
+def test_without_a_meta_all_rows_but_gpt2s_padding_are_ids():
+    for vocab_size, ids in ((97, 97), (320, 320), (50257, 50257), (50304, 50257)):
+        assert GPTConfig(vocab_size=vocab_size).n_ids == ids
+    assert GPTConfig(vocab_size=50304, n_ids=50304).n_ids == 50304  # a list of as many tokens
+
+
+def test_model_args_are_nanogpts():
+    nanogpts = {"n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout"}
+    assert GPTConfig(vocab_size=320, n_ids=300).model_args().keys() == nanogpts
 
 
 def test_top_k_draws_from_exactly_k_even_where_logits_are_equal():
@@ -341,7 +370,11 @@ def test_options_of_drawing_that_cannot_be_meant_are_refused(model, bad):
 
 
 @pytest.mark.parametrize(
-    "sizes", [{"n_embd": 33}, {"n_layer": 0}, {"block_size": 0}, {"vocab_size": 0}, {"dropout": 1.0}, {"n_head": -4}]
+    "sizes",
+    [
+        *({"n_embd": 33}, {"n_layer": 0}, {"block_size": 0}, {"vocab_size": 0}, {"dropout": 1.0}, {"n_head": -4}),
+        *({"n_ids": 98}, {"n_ids": 0}, {"n_ids": -1}),
+    ],
 )
 def test_sizes_that_make_no_model_are_refused(sizes):
     with pytest.raises(ValueError, match=next(iter(sizes))):

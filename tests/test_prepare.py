@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import status_of
+from conftest import plain_merges, status_of
 
 from tokenizer import gpt2_tokenizer, make_tokenizer, read_meta
 
@@ -130,7 +130,7 @@ def test_it_works_from_any_folder_and_needs_no_other_files(house, tmp_path):
 # what is written
 
 
-@pytest.mark.parametrize("encoding", ["gpt2", "char"])
+@pytest.mark.parametrize("encoding", ["gpt2", "bpe", "char"])
 def test_the_bin_files_are_little_endian_uint16_and_nothing_else(prepare, house, encoding):
     assert prepare(f"--encoding={encoding}", "--clean=False", text=PROSE)[0] == 0
     train, val = nanogpts_split(PROSE)
@@ -138,9 +138,10 @@ def test_the_bin_files_are_little_endian_uint16_and_nothing_else(prepare, house,
     for split, part in (("train", train), ("val", val)):
         expected = b"".join(i.to_bytes(2, "little") for i in tokenizer.encode(part))
         assert (house / f"{split}.bin").read_bytes() == expected
+        assert encoding == "char" or max(tokenizer.encode(part)) > 255  # else either order of bytes would do
 
 
-@pytest.mark.parametrize("encoding", ["gpt2", "char"])
+@pytest.mark.parametrize("encoding", ["gpt2", "bpe", "char"])
 def test_meta_json_counts_the_tokens_and_bytes_of_each_split(prepare, house, encoding):
     text = "Größe, 東京 🙂! " * 200
     status, out, _ = prepare(f"--encoding={encoding}", "--clean=False", text=text)
@@ -149,6 +150,9 @@ def test_meta_json_counts_the_tokens_and_bytes_of_each_split(prepare, house, enc
     expected = {"encoding": "gpt2", "vocab_size": 50257}
     if encoding == "char":
         expected = {"encoding": "char", "vocab_size": len(set(text)), "chars": "".join(sorted(set(text)))}
+    if encoding == "bpe":
+        merges = plain_merges(train, 65536)
+        expected = {"encoding": "bpe", "vocab_size": 257 + len(merges), "merges": merges}
     for split, part, ids in zip(("train", "val"), (train, val), ids_in(house)):
         expected[split] = {"tokens": len(ids), "bytes": len(part.encode("utf-8"))}
         assert f"{split} has {len(ids):,} tokens ({expected[split]['bytes']:,} bytes of text)" in out
@@ -157,11 +161,25 @@ def test_meta_json_counts_the_tokens_and_bytes_of_each_split(prepare, house, enc
     assert status == 0 and meta == expected
 
 
-def test_characters_make_the_round_trip(prepare, house):
-    text = 'Größe, 東京 🙂, "quoted"\\ \u2028 \0 tab\t\n' * 100
-    assert prepare("--encoding=char", "--clean=False", text=text)[0] == 0
+@pytest.mark.parametrize("encoding", ["bpe", "char"])
+def test_any_text_makes_the_round_trip(prepare, house, encoding):
+    text = 'Größe, 東京 🙂, "quoted"\\ \u2028 \0\x1c tab\t\n' * 100
+    assert prepare(f"--encoding={encoding}", "--clean=False", text=text)[0] == 0
     assert text_in(house) == text
-    assert sum(map(len, ids_in(house))) == len(text)
+    assert encoding == "bpe" or sum(map(len, ids_in(house))) == len(text)
+
+
+@pytest.mark.slow
+def test_the_novels_own_byte_pairs_say_it_in_fewer_tokens_than_gpt2s(prepare, house):
+    assert prepare()[0] == 0
+    text, [train, val] = text_in(house), ids_in(house)
+    status, out, err = prepare("--encoding=bpe", "--vocab_size=4096")
+    assert (status, err) == (0, "") and "learnt a vocabulary of 4,096 from " in out and "took out 80 spoken" in out
+    assert text_in(house) == text and read_meta(house)["vocab_size"] == 4096
+    assert all(len(ids) < 1.1 * len(theirs) and max(ids) < 4095 for ids, theirs in zip(ids_in(house), (train, val)))
+    merges = read_meta(house)["merges"]
+    assert prepare("--encoding=bpe", "--vocab_size=300")[0] == 0
+    assert read_meta(house)["merges"] == merges[:43] == plain_merges(text[: int(len(text) * 0.9)], 300)
 
 
 def test_input_reads_another_text(prepare, house, tmp_path, monkeypatch):
@@ -172,23 +190,25 @@ def test_input_reads_another_text(prepare, house, tmp_path, monkeypatch):
     assert (house / "train.bin").exists() and not (tmp_path / "train.bin").exists()
 
 
+@pytest.mark.parametrize("encoding", ["gpt2", "bpe"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_input_reads_standard_input_as_it_reads_a_file(prepare, house, tmp_path, monkeypatch, end):
+def test_input_reads_standard_input_as_it_reads_a_file(prepare, house, tmp_path, monkeypatch, end, encoding):
     text = f"Chapter One. {PROSE}{end}{end}{end}Chapter Two. {PROSE}{end}".encode()
     (tmp_path / "file.txt").write_bytes(text)
     written = []
     for source in (str(tmp_path / "file.txt"), "-"):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
-        assert prepare(f"--input={source}")[0] == 0
+        assert prepare(f"--input={source}", f"--encoding={encoding}")[0] == 0
         written.append([*ids_in(house), read_meta(house)])
     assert written[0][-1]["options"].pop("input") == str(tmp_path / "file.txt")  # standard input has no name
     assert written[0] == written[1]
 
 
-def test_preparing_again_gives_the_same_files(prepare, house):
+@pytest.mark.parametrize("encoding", ["gpt2", "bpe", "char"])
+def test_preparing_again_gives_the_same_files(prepare, house, encoding):
     written = []
     for _ in range(2):
-        assert prepare(text=PROSE)[0] == 0
+        assert prepare(f"--encoding={encoding}", text=PROSE)[0] == 0
         written.append([(house / name).read_bytes() for name in WRITTEN])
     assert written[0] == written[1]
 
@@ -295,6 +315,19 @@ MISTAKES = [  # script, file, its contents, arguments, part of the message
     # options
     (ANY, "a.txt", PROSE, "--input=a.txt --encoding=gpt4", "--encoding=gpt4 is unknown: it may be gpt2, bpe or char"),
     (NOVEL, "a.txt", PROSE, "--input=a.txt --encoding=gpt4", "--encoding=gpt4 is unknown: it may be gpt2, bpe or char"),
+    (ANY, "a.txt", PROSE, "--input=a.txt --encoding=bpe --vocab_size=256", "--vocab_size=256 should be at least 257"),
+    (NOVEL, "a.txt", PROSE, "--input=a.txt --encoding=bpe --vocab_size=-1", "--vocab_size=-1 should be at least 257"),
+    (
+        ANY,
+        "a.txt",
+        PROSE,
+        "--input=a.txt --encoding=bpe --vocab_size=65537",
+        "at most 65536, which a uint16 can number",
+    ),
+    (ANY, "a.txt", PROSE, "--input=a.txt --vocab_size=300", "--vocab_size=300 is for --encoding=bpe"),
+    (NOVEL, "a.txt", PROSE, "--input=a.txt --encoding=char --vocab_size=300", "--vocab_size=300 is for --encoding=bpe"),
+    (ANY, "a.txt", PROSE, "--input=a.txt --tokenizer=data/none", "--tokenizer=data/none has no meta.json"),
+    (NOVEL, "a.txt", PROSE, "--input=a.txt --tokenizer=data/none", "--tokenizer=data/none has no meta.json"),
     (ANY, "a.txt", PROSE, "--input=a.txt --val_fraction=0", "--val_fraction=0.0 should be between 0 and 1"),
     (ANY, "a.txt", PROSE, "--input=a.txt --val_fraction=1", "--val_fraction=1.0 should be between 0 and 1"),
     (NOVEL, "a.txt", PROSE, "--input=a.txt --clean=perhaps", "--clean=perhaps should be True or False"),
@@ -309,6 +342,8 @@ MISTAKES = [  # script, file, its contents, arguments, part of the message
     (ANY, "a.txt", "", "--input=a.txt", "too short: train would have 0 tokens, but needs 65"),
     (NOVEL, "a.txt", "", "--input=a.txt", "too short: train would have 0 tokens, but needs 65"),
     (ANY, "a.txt", "", "--input=a.txt --encoding=char", "too short: train would have 0 tokens, but needs 65"),
+    (ANY, "a.txt", "", "--input=a.txt --encoding=bpe", "too short: train would have 0 tokens, but needs 65"),
+    (NOVEL, "a.txt", "x" * 640, "--input=a.txt --encoding=bpe", "too short: train would have "),
     (ANY, "a.txt", "\n", "--input=a.txt", "too short"),
     (ANY, "a.txt", "\ufeff", "--input=a.txt", "too short"),
     (ANY, "a.txt", "ab", "--input=a.txt", "too short: train would have 1 token, but needs 65"),

@@ -1,7 +1,9 @@
 """GPT-2 in Hugging Face's format, read here, against transformers' own. The models are small and random."""
 
 import json
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from conftest import ROOT
 from model import GPT, GPTConfig
 from pretrained import config_json, gpt2_tensors
-from tokenizer import gpt2_tokenizer
+from tokenizer import gpt2_tokenizer, read_meta
 
 SIZES = {"vocab_size": 50257, "n_positions": 256, "n_embd": 32, "n_layer": 3, "n_head": 4}
 ON_CPU = ("--device=cpu", "--dtype=float32", "--compile=False")
@@ -395,6 +398,69 @@ def test_finetuning_makes_the_weights_better_and_is_resumed(saved, text, inside,
     done = inside("train.py", *options, "--init_from=resume", "--max_iters=5", "--eval_iters=1")
     assert done.returncode == 0 and "iter 4:" in done.stdout
     assert inside("sample.py", "--out_dir=out-hitchikers", *GREEDY, "--num_samples=1").returncode == 0
+
+
+STORY = "Chapter One. The kettle had opinions, and  on Thursdays it aired them.\n" * 100
+OTHERS = {  # how a dataset with other token ids was prepared: script, options, the dataset for GPT-2
+    "a text": ("data/prepare.py", ["--input=it's mine.txt", "--clean=True", "--val_fraction=0.2"], "tale-gpt2"),
+    "several": ("data/prepare.py", ["--input=texts/*.txt", "--split_documents=False"], "tale-gpt2"),
+    "standard input": ("data/prepare.py", ["--input=-"], "tale-gpt2"),
+    "its own script": (
+        "data/tale/prepare.py",
+        ["--clean=False", "--val_fraction=0.2", "--input=it's mine.txt"],
+        "tale",
+    ),
+}
+
+
+@pytest.fixture
+def tale(repo):
+    """The repository's copy with both scripts that prepare any text, one of them as that of the dataset tale."""
+    (repo / "data" / "tale").mkdir()
+    shutil.copy(ROOT / "data" / "prepare.py", repo / "data")
+    shutil.copy(ROOT / "data" / "hitchikersguide" / "prepare.py", repo / "data" / "tale")
+    yield repo / "data" / "tale"
+    os.remove(repo / "data" / "prepare.py")
+    for folder in ("tale", "tale-gpt2", "__pycache__"):
+        shutil.rmtree(repo / "data" / folder, ignore_errors=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script, options, prepared", OTHERS.values(), ids=OTHERS)
+def test_a_dataset_with_other_token_ids_is_refused_with_the_command_that_prepares_it_for_gpt2(
+    saved, inside, command, repo, tale, tmp_path, script, options, prepared
+):
+    if script == "data/prepare.py":
+        shutil.rmtree(tale)
+    (tmp_path / "it's mine.txt").write_text(STORY, encoding="utf-8")
+    (tmp_path / "texts").mkdir()
+    for i in range(12):
+        (tmp_path / "texts" / f"{i}.txt").write_text(f"{i} {STORY}", encoding="utf-8")
+    given = command(script, *options, "--encoding=bpe", *(["--dataset=tale"] if script == "data/prepare.py" else []))
+    done = subprocess.run(**given, cwd=tmp_path, input=STORY, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    before = read_meta(tale)
+    assert before["encoding"] == "bpe"
+
+    train = ["train.py", f"--init_from={saved}", "--block_size=16", *ON_CPU, "--gradient_accumulation_steps=1"]
+    train += ["--batch_size=2", "--max_iters=1", "--eval_iters=1", "--sample_tokens=0"]
+    done = inside(*train, "--dataset=tale")
+    assert (done.returncode, done.stdout) == (2, "")
+    printed = re.fullmatch(
+        "error: --dataset=tale has other token ids than .*prepare its text for GPT-2 with '(.*)'\n", done.stderr
+    )
+    python, *arguments = shlex.split(printed[1])
+    assert python == "python" and ("--input=TEXT" in arguments) == (options == ["--input=-"])
+    arguments = [a.replace("--input=TEXT", f"--input={tmp_path / 'texts'}") for a in arguments]
+    # as printed, in the folder of the scripts
+    done = subprocess.run([sys.executable, *arguments], cwd=repo, env=os.environ, capture_output=True, encoding="utf-8")
+    assert (done.returncode, done.stderr) == (0, "")
+    after = read_meta(repo / "data" / prepared)
+    assert after["encoding"] == "gpt2"
+    if options != ["--input=-"]:
+        assert after["options"] == before["options"] and after["val"]["bytes"] == before["val"]["bytes"]
+    done = inside(*train, f"--dataset={prepared}")
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_checkpoint_says_which_gelu_only_where_it_is_not_nanogpts(saved):

@@ -1,4 +1,7 @@
-"""What tokenizer.py promises: GPT-2's own ids without a network, characters, and safe reading of meta files."""
+"""
+What tokenizer.py promises: GPT-2's own ids without a network, byte pairs learnt from a text, characters, and safe
+reading of meta files.
+"""
 
 import base64
 import codecs
@@ -10,16 +13,21 @@ import pickle
 import random
 import subprocess
 import sys
+import tempfile
 import types
 from pathlib import Path
 
 import pytest
+import regex
 import requests
 import tiktoken
 import tiktoken.registry
+import tokenizers
+from conftest import plain_merges
 
 from configurator import UserError
-from tokenizer import TokensTokenizer, gpt2_tokenizer, make_tokenizer, read_meta, same_ids
+from tokenizer import TokensTokenizer, gpt2_tokenizer, learn_tokenizer, make_tokenizer, read_meta, rows_for, same_ids
+from tokenizer import tokenizer_json
 
 ROOT = Path(__file__).resolve().parent.parent
 NOVEL = ROOT / "data" / "hitchikersguide" / "transcriptions.txt"
@@ -113,14 +121,30 @@ def gpt2():
     return gpt2_tokenizer()
 
 
+@pytest.fixture(scope="module")
+def novel():
+    return NOVEL.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def bpe(novel):
+    """2,000 byte pairs learnt from a part of the novel."""
+    return learn_tokenizer([novel[:200_000]], 2000)
+
+
+@pytest.fixture(scope="module")
+def hugging_faces(bpe):
+    """The same ones in Hugging Face's tokenizers."""
+    return tokenizers.Tokenizer.from_str(json.dumps(tokenizer_json(bpe)))
+
+
 # -----------------------------------------------------------------------------
 # GPT-2's byte pairs
 
 
-def test_the_ids_of_the_novel_are_tiktokens_own(gpt2, tiktokens_own):
-    text = NOVEL.read_text(encoding="utf-8")
-    ids = gpt2.encode(text)
-    assert len(ids) > 200_000 and ids == tiktokens_own.encode_ordinary(text)
+def test_the_ids_of_the_novel_are_tiktokens_own(gpt2, tiktokens_own, novel):
+    ids = gpt2.encode(novel)
+    assert len(ids) > 200_000 and ids == tiktokens_own.encode_ordinary(novel)
 
 
 @pytest.mark.parametrize("text", ODD_TEXTS, ids=ascii)
@@ -164,15 +188,18 @@ def test_whispers_file_is_the_one_that_tiktoken_would_download():
     assert hashlib.sha256(whispers_ranks()).hexdigest() == R50K_SHA256
 
 
-def test_loading_the_tokenizer_imports_no_torch_numba_or_whisper():
+@pytest.mark.parametrize("tokenizer", ["gpt2", "bpe"])
+def test_loading_a_tokenizer_imports_nothing_that_takes_seconds(request, tokenizer):
+    meta = request.getfixturevalue(tokenizer).meta()
     code = (
         "import sys, tokenizer\n"
-        "print(tokenizer.gpt2_tokenizer().encode('hello world'))\n"
-        "print(sorted({'torch', 'numba', 'whisper', 'transformers'} & sys.modules.keys()))"
+        "meta = eval(sys.stdin.read())\n"
+        "print(tokenizer.make_tokenizer(meta).encode('hello world'))\n"
+        "print(sorted({'torch', 'numba', 'whisper', 'transformers', 'tokenizers'} & sys.modules.keys()))"
     )
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8")
-    assert (result.stdout, result.stderr) == ("[31373, 995]\n[]\n", "")
+    options = {"env": os.environ | {"PYTHONPATH": str(ROOT)}, "capture_output": True, "encoding": "utf-8"}
+    result = subprocess.run([sys.executable, "-c", code], input=repr(meta), **options)
+    assert (result.stdout, result.stderr) == (f"{make_tokenizer(meta).encode('hello world')}\n[]\n", "")
 
 
 def test_the_tokenizer_needs_no_network(monkeypatch, tmp_path, offline):
@@ -219,6 +246,117 @@ def test_a_character_may_begin_in_one_token_and_end_in_the_next(gpt2):
         pieces[0].decode("utf-8")
     decoder = codecs.getincrementaldecoder("utf-8")()
     assert "".join(decoder.decode(piece) for piece in pieces) == text
+
+
+# -----------------------------------------------------------------------------
+# byte pairs learnt from a text
+
+
+SMALL_TEXTS = {
+    "prose": None,  # of the novel
+    "odd": "".join(ODD_TEXTS[:11]) * 3,
+    "ties": "ab ba !! aa\n\x80b bb a\x80 \xff\xfe!" * 2,  # all kinds of bytes, and few counts
+    "nothing twice": "abcdefg",
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("vocab_size", [257, 258, 320, 65536])
+@pytest.mark.parametrize("text", SMALL_TEXTS.values(), ids=SMALL_TEXTS)
+def test_learnt_merges_are_those_of_a_plain_learner_as_many_as_asked_for_or_as_the_text_has(novel, text, vocab_size):
+    prose = novel[:1000]
+    learnt = learn_tokenizer([prose if text is None else text], vocab_size)
+    assert learnt.merges == plain_merges(prose if text is None else text, vocab_size)
+    assert learnt.vocab_size == 257 + len(learnt.merges) <= vocab_size
+    if text is None:  # of which 320 and more are worth learning
+        assert 320 < learnt.vocab_size < 600 if vocab_size == 65536 else learnt.vocab_size == vocab_size
+
+
+def test_the_ids_of_the_novel_are_hugging_faces(bpe, hugging_faces, novel):
+    ids = bpe.encode(novel)
+    assert 200_000 < len(ids) < 300_000 and ids == hugging_faces.encode(novel).ids
+    assert hugging_faces.decode(ids) == novel == bpe.decode_bytes(ids).decode("utf-8")
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS, ids=ascii)
+def test_the_ids_of_odd_texts_are_hugging_faces_and_make_the_round_trip(bpe, hugging_faces, text):
+    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # as tiktoken reads a lone surrogate
+    for special in (True, False):
+        hugging_faces.encode_special_tokens = not special
+        ids = bpe.encode(text, special)
+        assert ids == hugging_faces.encode(whole).ids
+        assert bpe.decode_bytes(ids) == b"".join(bpe.decode_bytes([i]) for i in ids) == whole.encode("utf-8")
+
+
+def test_the_ids_of_characters_from_all_of_unicode_make_the_round_trip(bpe):
+    text = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000, 7)]))
+    assert bpe.decode_bytes(bpe.encode(text)) == text.encode("utf-8")
+
+
+def test_the_first_256_ids_are_the_bytes_and_the_last_one_is_the_end_of_text(bpe):
+    assert [bpe.decode_bytes([i]) for i in range(256)] == [bytes([i]) for i in range(256)]
+    assert len({bpe.decode_bytes([i]) for i in range(2000)}) == bpe.vocab_size == 2000
+    assert bpe.end_of_text == 1999 and bpe.decode_bytes([1999]) == b"<|endoftext|>"
+    assert bpe.encode("a<|endoftext|>b", special=True) == [ord("a"), 1999, ord("b")]
+    assert bpe.end_of_text not in bpe.encode("a<|endoftext|>b")
+
+
+def test_the_end_of_text_is_never_learnt_as_text():
+    learnt = learn_tokenizer(["<|endoftext|>" * 99], 300)
+    assert learnt.end_of_text not in learnt.encode("<|endoftext|>") and len(learnt.encode("<|endoftext|>")) > 1
+
+
+def test_hugging_faces_file_has_exactly_the_learnt_merges(bpe):
+    model = tokenizer_json(bpe)["model"]
+    assert [[model["vocab"][left], model["vocab"][right]] for left, right in model["merges"]] == bpe.merges
+    assert all(model["vocab"][left + right] == 256 + i for i, (left, right) in enumerate(model["merges"]))
+
+
+LEARN = """
+import sys, tokenizer
+print(tokenizer.learn_tokenizer([sys.stdin.read()], 3000).merges)
+"""
+
+
+@pytest.mark.slow
+def test_the_same_text_gives_the_same_merges_with_any_number_of_threads(novel):
+    expected = f"{learn_tokenizer([novel], 3000).merges}\n"
+    for threads in ("1", "4"):
+        env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", "RAYON_NUM_THREADS": threads}
+        done = subprocess.run([sys.executable, "-c", LEARN], env=env, input=novel.encode(), capture_output=True)
+        assert (done.stdout.decode(), done.stderr) == (expected, b"")
+
+
+@pytest.mark.parametrize("mean", [1, 10, 1000])
+def test_the_same_text_gives_the_same_merges_however_it_is_cut_between_words(novel, mean):
+    text, draw = novel[:20_000], random.Random(mean)
+    words = regex.findall(r"\s*\S+", text) + regex.findall(r"\s*\Z", text)[:1]
+    starts = sorted(draw.sample(range(1, len(words)), len(words) // (mean + 1)))
+    blocks = ["".join(words[i:j]) for i, j in zip([0, *starts], [*starts, None])]
+    assert "".join(blocks) == text and len(blocks) > 3
+    assert learn_tokenizer(blocks, 600).merges == learn_tokenizer([text], 600).merges
+    assert learn_tokenizer(draw.sample(blocks, len(blocks)), 600).merges == learn_tokenizer([text], 600).merges
+
+
+def test_no_learnt_token_has_more_than_128_bytes():
+    learnt = learn_tokenizer([f"{'-' * 2000}\n{'=' * 130}x{'東' * 300}" * 5], 600)
+    longest = max(len(learnt.decode_bytes([i])) for i in range(learnt.end_of_text))
+    assert 64 <= longest <= 128
+    assert read_again(learnt).merges == learnt.merges
+
+
+def read_again(tokenizer):
+    """The tokenizer that a meta.json with its meta describes."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "meta.json").write_text(json.dumps(tokenizer.meta()), encoding="utf-8")
+        return make_tokenizer(read_meta(folder))
+
+
+@pytest.mark.parametrize("vocab_size, rows", [(257, 320), (320, 320), (321, 384), (8192, 8192)])
+def test_the_rows_of_byte_pairs_are_a_multiple_of_64(vocab_size, rows):
+    assert rows_for({"encoding": "bpe", "vocab_size": vocab_size}) == rows
+    assert rows_for({"encoding": "char", "vocab_size": vocab_size}) == vocab_size
+    assert rows_for(gpt2_tokenizer().meta()) == 50304
 
 
 # -----------------------------------------------------------------------------
@@ -322,8 +460,13 @@ TOKENS = ["\n", " ", '"', "\\", "a", "aé", "a", "é", "東", "🙂", ""]
 
 @pytest.mark.parametrize(
     "tokenizer",
-    [gpt2_tokenizer(), TokensTokenizer('\n "\\aé東🙂'), TokensTokenizer(TOKENS)],
-    ids=["gpt2", "char", "tokens"],
+    [
+        gpt2_tokenizer(),
+        learn_tokenizer(['a\n "\\東é🙂' * 3], 265),
+        TokensTokenizer('\n "\\aé東🙂'),
+        TokensTokenizer(TOKENS),
+    ],
+    ids=["gpt2", "bpe", "char", "tokens"],
 )
 def test_a_tokenizer_is_made_again_from_its_meta(tokenizer, tmp_path):
     meta = tokenizer.meta() | {"train": {"tokens": 9, "bytes": 30}, "val": {"tokens": 1, "bytes": 3}}
@@ -332,7 +475,8 @@ def test_a_tokenizer_is_made_again_from_its_meta(tokenizer, tmp_path):
     again = make_tokenizer(read_meta(tmp_path))
     text = 'a\n "\\東é🙂'
     assert type(again) is type(tokenizer) and again.vocab_size == tokenizer.vocab_size
-    assert again.encode(text) == tokenizer.encode(text)
+    assert again.encode(text) == tokenizer.encode(text) and again.meta() == tokenizer.meta()
+    assert again.decode_bytes(again.encode(text)).decode("utf-8") == text
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -373,8 +517,10 @@ def test_only_the_same_meaning_makes_token_ids_the_same():
     metas = [TokensTokenizer("ab").meta(), TokensTokenizer("ba").meta(), TokensTokenizer(["a", "b"]).meta()]
     metas += [TokensTokenizer(["b", "a"]).meta(), {"encoding": "tokens", "vocab_size": 2}]
     metas += [{"encoding": "tokens", "vocab_size": 3}, gpt2_tokenizer().meta()]
+    metas += [json.loads(bpe_json(merges)) for merges in ([], [[97, 98]], [[98, 97]], [[97, 98], [98, 97]])]
     for i, meta in enumerate(metas):
-        assert [same_ids(meta, other | {"train": {"tokens": 9}}) for other in metas] == [i == j for j in range(7)]
+        more = {"train": {"tokens": 9}, "options": {"clean": True}}
+        assert [same_ids(meta, other | more) for other in metas] == [i == j for j in range(len(metas))]
 
 
 def test_meta_json_goes_before_meta_pkl(tmp_path):
@@ -417,6 +563,16 @@ def test_a_meta_pkl_with_more_than_plain_data_is_refused(refusal, value):
     assert "not run" in refusal("meta.pkl", pickle.dumps(nanogpts("ab") | {"more": value}))
 
 
+def bpe_json(merges, **more):
+    return json.dumps({"encoding": "bpe", "vocab_size": 257 + len(merges), "merges": merges, **more}).encode()
+
+
+def test_a_token_may_have_128_bytes(tmp_path):
+    doubling = [[97, 97], *([i, i] for i in range(256, 262))]
+    (tmp_path / "meta.json").write_bytes(bpe_json(doubling))
+    assert make_tokenizer(read_meta(tmp_path)).encode("a" * 129) == [262, 97]
+
+
 # tests/test_fuzz.py tries many more
 @pytest.mark.parametrize(
     "content, said",
@@ -435,6 +591,35 @@ def test_a_meta_pkl_with_more_than_plain_data_is_refused(refusal, value):
         (b'{"encoding": "tokens", "vocab_size": 0}', "vocab_size 0 should be from 1 to 65536"),
         (b'{"encoding": "gpt2", "vocab_size": 50257, "train": 3}', "train should hold token and byte counts"),
         (b'{"encoding": "gpt2", "vocab_size": 50257, "val": {"bytes": 9.5}}', "val's counts should be numbers"),
+        (b'{"encoding": "bpe", "vocab_size": 257}', "merges should be a list of pairs of token ids"),
+        (b'{"encoding": "bpe", "vocab_size": 258, "merges": {"97": 98}}', "merges should be a list of pairs"),
+        (b'{"encoding": "bpe", "vocab_size": 258, "merges": "ab"}', "merges should be a list of pairs"),
+        (bpe_json([[97, 98], 3]), "the merge 3 should be two token ids below 257, the one that it makes"),
+        (bpe_json([[97, 256]]), "the merge [97, 256] should be two token ids below 256"),
+        (bpe_json([[97, 98], [257, 98]]), "the merge [257, 98] should be two token ids below 257"),
+        (bpe_json([[97, 98, 99]]), "the merge [97, 98, 99] should be two token ids"),
+        (bpe_json([[97]]), "the merge [97] should be two token ids"),
+        (bpe_json([[True, 98]]), "the merge [True, 98] should be two token ids"),
+        (bpe_json([[-1, 98]]), "the merge [-1, 98] should be two token ids"),
+        (bpe_json([[97.0, 98]]), "the merge [97.0, 98] should be two token ids"),
+        (bpe_json(["ab"]), "the merge 'ab' should be two token ids"),
+        (bpe_json([[97, [["deep"]] * 99]]), "the merge [97, [['deep'], ['deep'], "),
+        (bpe_json([[97, 98], [97, 98]]), "the merge [97, 98] makes a token that is known already"),
+        (bpe_json([[97, 98], [98, 99], [256, 99], [97, 257]]), "the merge [97, 257] makes a token that is known"),
+        (
+            bpe_json([[97, 97], *([i, i] for i in range(256, 263))]),
+            "[262, 262] makes a token that is known already, or",
+        ),
+        (bpe_json([[97, 97], *([i, i] for i in range(256, 999))]), "or has more than 128 bytes"),
+        (bpe_json([[97, 98]], vocab_size=257), "vocab_size 257 should be 258, the number of ids of bpe"),
+        (bpe_json([[97, 98]], vocab_size=320), "vocab_size 320 should be 258, the number of ids of bpe"),
+        (bpe_json([[97, 98]], vocab_size=65537), "vocab_size 65537 should be from 1 to 65536"),
+        (bpe_json([[97, 98]], vocab_size=True), "vocab_size True should be from 1 to 65536"),
+        (bpe_json([], options=["clean"]), "options should be those of prepare.py"),
+        (bpe_json([], options={"clean": 1}), "options should be those of prepare.py"),
+        (bpe_json([], options={"input": None}), "options should be those of prepare.py"),
+        (bpe_json([], options={"val_fraction": "0.1"}), "options should be those of prepare.py"),
+        (bpe_json([], options={"flavour": True}), "options should be those of prepare.py"),
     ],
 )
 def test_a_damaged_meta_json_is_refused_with_what_is_wrong(refusal, content, said):

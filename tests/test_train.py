@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 import train as train_script
 from model import GPT, GPTConfig
-from tokenizer import TokensTokenizer
+from tokenizer import TokensTokenizer, learn_tokenizer
 from train import get_batch
 
 # the options of a run that takes a moment; later ones on the command line replace these
@@ -751,6 +751,107 @@ def test_ids_of_which_only_the_number_is_known_are_trained_on_and_the_run_says_s
     assert "of 'numbers''s token ids only the number is known, 512: the model will write no text\n" in printed
     assert "it writes" not in printed and load("out/last.pt")["model_args"]["vocab_size"] == 512
     assert "only their number is known" in inside("sample.py", "--out_dir=out").stderr
+
+
+TALE = "the cat sat on the mat, and thé cât \N{CAT} had a hat. " * 20
+
+
+@pytest.fixture
+def bpe_dataset(repo):
+    """bpe_dataset(name, learnt_from) writes a dataset of byte pairs as prepare.py does; returns its tokenizer."""
+    folders = []
+
+    def write(name, learnt_from=TALE, vocab_size=300):
+        folders.append(folder := repo / "data" / name)
+        folder.mkdir()
+        tokenizer = learn_tokenizer([learnt_from], vocab_size)
+        meta = tokenizer.meta() | {"options": {"input": "/home/me/private.txt", "clean": True}}
+        for split, text in {"train": TALE, "val": TALE[:300]}.items():
+            np.array(ids := tokenizer.encode(text), dtype="<u2").tofile(folder / f"{split}.bin")
+            meta[split] = {"tokens": len(ids), "bytes": len(text.encode())}
+        (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+        return tokenizer
+
+    yield write
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_byte_pairs_are_trained_on_resumed_and_sampled_without_their_data(train, inside, repo, bpe_dataset):
+    tokenizer = bpe_dataset("pairs")
+    assert "it writes: " in train("--dataset=pairs", "--max_iters=2").stdout
+    assert "resuming" in train("--dataset=pairs", "--max_iters=6", "--init_from=resume").stdout
+    meta = json.loads((repo / "data" / "pairs" / "meta.json").read_text(encoding="utf-8"))
+    for figures in evaluations():
+        in_bits = figures["val/loss"] * meta["val"]["tokens"] / math.log(2) / len(TALE[:300].encode())
+        assert figures["val/bits_per_byte"] == pytest.approx(in_bits, rel=1e-9)
+    shutil.rmtree(repo / "data" / "pairs")  # the checkpoint knows the byte pairs
+    ids = tokenizer.encode("the cat")
+    model = GPT.from_checkpoint(load("out/ckpt.pt")).eval()
+    text = tokenizer.decode_bytes(model.generate(torch.tensor([ids]), 30, 0)[0].tolist()).decode("utf-8", "replace")
+    for count in (1, 2):
+        options = ("--max_new_tokens=30", "--temperature=0", f"--num_samples={count}", "--device=cpu")
+        done = inside("sample.py", "--out_dir=out", "--start=the cat", *options)
+        assert (done.returncode, done.stderr) == (0, "") and done.stdout == f"{text}\n{'-' * 15}\n" * count
+
+
+@pytest.mark.parametrize("vocab_size, rows", [(257, 320), (300, 320), (320, 320), (330, 384)])
+def test_a_checkpoint_of_byte_pairs_holds_them_and_no_path_and_rows_by_64(train, bpe_dataset, vocab_size, rows):
+    text = TALE + "".join(f"{n} {n} " for n in range(1000, 1100))
+    tokenizer = bpe_dataset("pairs", text, vocab_size)
+    train("--dataset=pairs", "--max_iters=1", "--sample_tokens=0")
+    for name in ("ckpt.pt", "last.pt"):
+        checkpoint = load(f"out/{name}")
+        assert checkpoint["meta"].keys() == {"encoding", "vocab_size", "merges", "train", "val"}
+        assert checkpoint["meta"] | tokenizer.meta() == checkpoint["meta"] and "private" not in str(checkpoint)
+        assert checkpoint["model_args"].keys() == MODEL_ARGS and checkpoint["model_args"]["vocab_size"] == rows
+        assert checkpoint["model"]["transformer.wte.weight"].shape == (rows, 16)
+        assert GPT.from_checkpoint(checkpoint).config.n_ids == vocab_size == tokenizer.vocab_size
+
+
+def other_meta(checkpoint, ids):
+    """The checkpoint with as many ids in its meta."""
+    merges = [[left, right] for left in range(256) for right in (0, 1)][: ids - 257]
+    return checkpoint | {"meta": {"encoding": "bpe", "vocab_size": ids, "merges": merges}}
+
+
+DAMAGES = {
+    "too many ids": lambda checkpoint: other_meta(checkpoint, 321),
+    "merges lost": lambda checkpoint: checkpoint | {"meta": {"encoding": "bpe", "vocab_size": 330}},
+    "rows lost": lambda checkpoint: checkpoint | {"model_args": {**checkpoint["model_args"], "vocab_size": 64}},
+    "no number of rows": lambda checkpoint: (
+        checkpoint | {"model_args": {**checkpoint["model_args"], "vocab_size": "x"}}
+    ),
+    "no rows": lambda checkpoint: checkpoint | {"model_args": {}},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_checkpoint_whose_vocabulary_does_not_fit_its_model_is_one_line_of_error(train, inside, bpe_dataset, damage):
+    bpe_dataset("pairs", TALE + "".join(f"{n} {n} " for n in range(1000, 1100)), 330)
+    train("--dataset=pairs", "--max_iters=1", "--sample_tokens=0")
+    checkpoint = load("out/last.pt")
+    if damage is DAMAGES["too many ids"]:  # of a model with 320 rows
+        weight = checkpoint["model"]["lm_head.weight"][:320].clone()
+        checkpoint["model"] |= {"lm_head.weight": weight, "transformer.wte.weight": weight}
+        checkpoint["model_args"]["vocab_size"] = 320
+    for name in ("ckpt.pt", "last.pt"):
+        torch.save(damage(checkpoint), f"out/{name}")
+    for done in (
+        inside("sample.py", "--out_dir=out", "--device=cpu"),
+        train("--dataset=pairs", "--init_from=resume", "--max_iters=2", status=2),
+    ):
+        assert done.returncode == 2 and re.fullmatch("error: .*out/(ckpt|last).pt.*\n", done.stderr)
+        said = "merges should be a list" if damage is DAMAGES["merges lost"] else "take as many rows of its model"
+        assert said in done.stderr
+
+
+def test_a_run_does_not_go_on_with_other_byte_pairs(train, bpe_dataset):
+    bpe_dataset("mine")
+    bpe_dataset("theirs", TALE[::-1])
+    train("--dataset=mine", "--max_iters=1")
+    done = train("--dataset=theirs", "--init_from=resume", status=2)
+    assert re.fullmatch("error: .*other token ids than those of --dataset=theirs.*\n", done.stderr)
 
 
 def test_a_run_does_not_go_on_with_other_tokens(train, tokens_dataset):
