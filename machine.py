@@ -25,8 +25,8 @@ from configurator import LOCAL_RANK, RANK, WORLD_SIZE, UserError, first_line
 def resolve_device(device, dtype, compile):
     """
     The options `device`, `dtype` and `compile` as (torch.device, torch.dtype, bool). `auto` means: cuda, then mps, then
-    cpu; bfloat16 on a GPU that has it, float16 on one that has not, float32 elsewhere; compiled on CUDA. Raises
-    UserError for what this machine does not have.
+    cpu; bfloat16 on a GPU or a CPU that computes in it, float16 on other GPUs, float32 elsewhere; compiled on CUDA.
+    Raises UserError for what this machine does not have.
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if device == "auto":
@@ -43,8 +43,7 @@ def resolve_device(device, dtype, compile):
         raise UserError("--device=mps: there is no Apple GPU that PyTorch can use here; try --device=auto")
 
     if dtype == "auto":
-        has_bfloat16 = kind == "cuda" and torch.cuda.get_device_capability(torch.device(device))[0] >= 8
-        dtype = "bfloat16" if has_bfloat16 else "float16" if kind == "cuda" else "float32"
+        dtype = "bfloat16" if has_bfloat16(torch.device(device)) else "float16" if kind == "cuda" else "float32"
     if dtype not in ("float32", "bfloat16", "float16"):
         raise UserError(f"--dtype={dtype} is unknown: it may be auto, float32, bfloat16 or float16")
 
@@ -53,6 +52,13 @@ def resolve_device(device, dtype, compile):
     if str(compile).lower() not in ("true", "1", "false", "0"):
         raise UserError(f"--compile={compile} should be True, False or auto")
     return torch.device(device), getattr(torch, dtype), str(compile).lower() in ("true", "1")
+
+
+def has_bfloat16(device):
+    """Whether a device computes in bfloat16, and quicker than in float32: of CPUs those with AVX-512 BF16 or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 def mixed_precision(device, dtype):

@@ -93,11 +93,11 @@ class TokensTokenizer:
 
     def unknown(self, text, start):
         """What to say of a text which from `start` on begins with no token."""
-        place = f"(character {start + 1} of the text)"
         if isinstance(self.tokens, str):
-            return f"the model does not know the character {text[start]!r} {place}; it knows {self.tokens!r}"
+            return f"the vocabulary has no character {text[start]!r}; it has {self.tokens!r}"
         few = ", ".join(f"{token!r:.40}" for token in list(self.ids)[:10]) + (", ..." if len(self.ids) > 10 else "")
-        return f"the model knows no token that {text[start : start + 20]!r} begins with {place}; it knows {few}"
+        place = f"(character {start + 1} of the text)"
+        return f"the vocabulary has no token that {text[start : start + 20]!r} begins with {place}; it has {few}"
 
     def decode_bytes(self, ids):
         """UTF-8 bytes of token ids."""
@@ -211,7 +211,9 @@ def read_tokenizer(folder):
         return gpt2_tokenizer()
     try:
         with open(path, encoding="utf-8") as f:
-            model = json.load(f)["model"]
+            content = json.load(f)
+        model, cut = content["model"], content.get("pre_tokenizer") or {}
+        as_gpt2 = cut.get("type") == "ByteLevel" and not cut.get("add_prefix_space") and cut.get("use_regex", True)
         ids = {token: i for token, i in model["vocab"].items() if token != END_OF_TEXT}
         ours = all(ids.get(letter) == byte for letter, byte in BYTES.items())
         pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
@@ -221,8 +223,9 @@ def read_tokenizer(folder):
     if wrong := wrong_merge(meta.get("merges", [])):
         raise ValueError(f"{path!r}: {wrong}")
     tokenizer = make_tokenizer(meta)
-    if ids != {spell(tokenizer.decode_bytes([i])): i for i in range(tokenizer.end_of_text)}:
-        raise ValueError(f"{path!r} has other token ids than GPT-2's, and no model of ours: it uses another encoding")
+    same = ids == {spell(tokenizer.decode_bytes([i])): i for i in range(tokenizer.end_of_text)}
+    if not same or not as_gpt2 or content.get("normalizer"):
+        raise ValueError(f"{path!r} has neither GPT-2's token ids nor ids of ours: it uses another encoding")
     return tokenizer
 
 

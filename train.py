@@ -169,7 +169,7 @@ def other_ids(known, meta):
     """The UserError for a dataset with other token ids than those that a pretrained model knows: prepare it again."""
     mistake = f"--dataset={dataset} has other token ids than --init_from={init_from}"
     if known["encoding"] != "gpt2":
-        return UserError(f"{mistake}: prepare its text with --tokenizer= and the dataset that the model was trained on")
+        return UserError(f"{mistake}: prepare its text with '--tokenizer={init_from}'")
     script, options = os.path.join("data", dataset, "prepare.py"), meta.get("options", {})
     if os.path.exists(os.path.join(data_folder(dataset), "prepare.py")):
         options = {name: options[name] for name in ("input", "val_fraction", "clean") if name in options}
@@ -209,7 +209,7 @@ def open_tokens(split, meta, sizes):
             f"try --block_size={max(tokens - 1, 1)} or less, or more text"
         )
     data = np.memmap(path, dtype="<u2", mode="r")
-    check_ids(data[: 2**27], sizes.vocab_size, path)  # all of most files; get_batch checks the rest as it is read
+    check_ids(data[: 2**27], sizes.n_ids, path)  # all of most files; get_batch checks the rest as it is read
     return data
 
 
@@ -222,11 +222,11 @@ def missing_data(split):
     return UserError(f"--dataset={dataset} has no data/{dataset}/{split}.bin: {suggestion(dataset, known)}")
 
 
-def check_ids(ids, vocab_size, path):
+def check_ids(ids, n_ids, path):
     """Raise UserError where a token id is beyond the vocabulary: a GPU would crash at it."""
-    if ids.max() >= vocab_size:
+    if ids.max() >= n_ids:
         raise UserError(
-            f"{path!r} has the token id {ids.max()}, beyond the model's vocabulary of {vocab_size}: "
+            f"{path!r} has the token id {ids.max()}, beyond the model's vocabulary of {n_ids}: "
             "does the file belong to the meta.json beside it, and to this model?"
         )
 
@@ -234,7 +234,7 @@ def check_ids(ids, vocab_size, path):
 def get_batch(data, starts, sizes, torch_device):
     """The windows of `data` that begin at `starts`: token ids x and those that follow each, y, both (B, T)."""
     windows = np.stack([data[i : i + sizes.block_size + 1] for i in starts])
-    check_ids(windows, sizes.vocab_size, data.filename)
+    check_ids(windows, sizes.n_ids, data.filename)
     windows = torch.from_numpy(windows.astype(np.int64))
     if torch_device.type == "cuda":  # pinned memory is copied while the GPU computes
         windows = windows.pin_memory().to(torch_device, non_blocking=True)

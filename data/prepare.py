@@ -16,6 +16,7 @@ import contextlib
 import glob
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -37,14 +38,14 @@ import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from tokenizer import ENCODINGS, END_OF_TEXT, MAX_VOCAB, TokensTokenizer, gpt2_tokenizer  # noqa: E402
-from tokenizer import learn_tokenizer, make_tokenizer, read_meta  # noqa: E402
+from tokenizer import learn_tokenizer, make_tokenizer, read_meta, read_tokenizer  # noqa: E402
 
 # -----------------------------------------------------------------------------
 input: str | None = None  # a text file, a folder of .txt, .md and .jsonl files, a pattern, or - for standard input
 dataset: str | None = None  # the name of the dataset, a folder in data/; None takes the input's name
 encoding = "gpt2"  # gpt2 (its byte pairs), bpe (byte pairs learnt from this text) or char (characters)
 vocab_size: int | None = None  # of --encoding=bpe: the number of token ids; None goes by the size of the text
-tokenizer: str | None = None  # a dataset, as data/other, of which to take the encoding and its vocabulary
+tokenizer: str | None = None  # a dataset, as data/other, or a folder of export.py, whose vocabulary is to be used
 val_fraction = 0.1  # the fraction of the text that is for validation
 clean = False  # remove what only transcripts have: spoken chapter numbers and doubled white space
 split_documents = True  # begin a new document after each <|endoftext|>; False: it is plain text
@@ -438,9 +439,11 @@ def prepare(files, folder, input, encoding, vocab_size, tokenizer, val_fraction,
     if vocab_size is not None and not 257 <= vocab_size <= MAX_VOCAB:
         limits = f"at least 257, the bytes and {END_OF_TEXT}, and at most {MAX_VOCAB}, which a uint16 can number"
         raise UserError(f"--vocab_size={vocab_size} should be {limits}")
-    if vocab_size is not None and (encoding != "bpe" or tokenizer):
+    if vocab_size is not None and (encoding != "bpe" or tokenizer is not None):
         raise UserError(f"--vocab_size={vocab_size} is for --encoding=bpe without a --tokenizer: leave it out")
-    known = known_tokenizer(tokenizer, encoding) if tokenizer else gpt2_tokenizer() if encoding == "gpt2" else None
+    known = gpt2_tokenizer() if encoding == "gpt2" else None
+    if tokenizer is not None:
+        known = known_tokenizer(tokenizer, encoding)
     for path in files:
         if is_special(path):
             raise UserError(f"{path!r} is a pipe or a device, and no file: --input=- reads from standard input")
@@ -459,19 +462,23 @@ def prepare(files, folder, input, encoding, vocab_size, tokenizer, val_fraction,
 
 
 def known_tokenizer(path, encoding):
-    """The tokenizer of another dataset. Raises UserError where there is none, or another `encoding` is asked for."""
-    folders = [path, data_folder(os.path.basename(os.path.normpath(path)))]
-    metas = ("meta.json", "meta.pkl")
-    folder = next((f for f in folders if any(os.path.exists(os.path.join(f, name)) for name in metas)), None)
+    """The tokenizer of another dataset, or of a folder of export.py. Raises UserError for one that cannot be used."""
+    folders = [path, data_folder(os.path.basename(os.path.normpath(path)))] if path else []
+    names = ("meta.json", "meta.pkl", "tokenizer.json")
+    folder = next((f for f in folders if any(os.path.exists(os.path.join(f, name)) for name in names)), None)
     if folder is None:
         raise UserError(f"--tokenizer={path} has no meta.json: it should be the folder of a dataset, as data/other")
-    meta = read_meta(folder)
+    try:
+        exported = os.path.exists(os.path.join(folder, "tokenizer.json"))
+        meta = read_tokenizer(folder).meta() if exported else read_meta(folder)
+    except (OSError, ValueError) as failure:
+        raise UserError(f"--tokenizer={path}: {failure}") from None
     if encoding not in ("gpt2", meta["encoding"]):
         raise UserError(f"--encoding={encoding} is not that of --tokenizer={path}, {meta['encoding']}: leave it out")
-    result = make_tokenizer(meta)
-    if result is None:
-        raise UserError(f"of the token ids of --tokenizer={path} only the number is known: it encodes no text")
-    return result
+    if meta["encoding"] == "tokens":  # a block of words may end within a token, and a split of a text too
+        raise UserError(f"--tokenizer={path} has tokens of its own: it should have byte pairs or characters")
+    print(f"encoding as {path} is: {meta['encoding']}, {meta['vocab_size']:,} token ids")
+    return make_tokenizer(meta)
 
 
 def write_dataset(files, folder, tokenizer, encoding, vocab_size, val_fraction, clean, split_documents, input):
@@ -591,8 +598,8 @@ def learn(blocks, train_chars, vocab_size):
 
 
 def usual_vocab_size(train_chars):
-    """The vocabulary for a training text of so many characters: docs/own-data.md has the measurements."""
-    return 8192
+    """The vocabulary for a training text of so many characters. docs/own-data.md has the measurements."""
+    return min(max(64 * math.ceil(6 * math.sqrt(train_chars) / 64), 512), 2**15)
 
 
 def print_sizes(meta):
@@ -650,7 +657,8 @@ def main():
     finally:
         with contextlib.suppress(OSError):  # after a mistake a new folder is empty; one with a dataset stays
             os.rmdir(folder)
-    config = "train_hitchikers_cpu.py" if meta["train"]["bytes"] < 10**6 else "train_hitchikers.py"
+    small = "train_demo.py" if meta["encoding"] == "bpe" else "train_hitchikers_cpu.py"
+    config = small if meta["train"]["bytes"] < 10**6 else "train_hitchikers.py"
     print(f"next: python train.py config/{config} --dataset={name} --out_dir=out-{name}")
 
 

@@ -547,17 +547,16 @@ def test_another_datasets_vocabulary_is_taken(prepare, house, other, name, docum
         assert all(str(ids)[1:-1] in f"{str(train)[1:-1]}; {str(val)[1:-1]}" for ids in wanted)
 
 
-def test_another_datasets_list_of_tokens_is_taken(prepare, house, other):
-    words = ["Nf3", "e4", "e5", "e", "\n", " "]
-    other({"encoding": "tokens", "vocab_size": 6, "tokens": words})
-    games = [" ".join(random.Random(i).choices(words[:4], k=200)) for i in range(12)]
-    for i, game in enumerate(games):
-        write(f"games/{i}.txt", game)
-    status, _, err = prepare("--input=games", "--tokenizer=data/other")
-    assert (status, err) == (0, "") and read_meta(house / "data" / "games")["tokens"] == words
-    splits = ["".join(words[i] for i in ids) for ids in ids_in(house / "data" / "games")]
-    assert sorted("".join(splits).splitlines()) == sorted(games)
-    assert sum(map(len, ids_in(house / "data" / "games"))) == 12 * (200 + 199 + 1)
+@pytest.mark.parametrize("name", ["gpt2", "bpe"])
+def test_the_vocabulary_of_an_exported_model_is_taken(prepare, house, name):
+    exported = tokenizer_json(make_tokenizer(OTHERS[name][0]))
+    write("hf/tokenizer.json", json.dumps(exported))
+    write("text.txt", PROSE)
+    status, out, err = prepare("--input=text.txt", "--tokenizer=hf")
+    assert (status, err) == (0, "") and f"encoding as hf is: {name}, " in out
+    assert same_ids(read_meta(house / "data" / "text"), OTHERS[name][0])
+    write("hf/tokenizer.json", json.dumps(exported | {"normalizer": {"type": "Lowercase"}}))
+    assert "it uses another encoding" in prepare("--input=text.txt", "--tokenizer=hf")[2]
 
 
 @pytest.mark.parametrize("path", ["{house}/data/other", "{house}/data/other/", "../house/data/other", "data/other/"])
@@ -598,12 +597,13 @@ def test_a_folder_that_is_where_the_path_says_goes_before_one_beside_the_scripts
             "--tokenizer=data/other --vocab_size=300 --encoding=bpe",
             "--vocab_size=300 is for --encoding=bpe without a --tokenizer: leave it out",
         ),
-        (TokensTokenizer("ab").meta(), "--tokenizer=data/other", "'T' .*; it knows 'ab'"),
+        (TokensTokenizer("ab").meta(), "--tokenizer=data/other", "no character 'T'; it has 'ab'"),
         (
             {"encoding": "tokens", "vocab_size": 9},
             "--tokenizer=data/other",
-            "only the number is known: it encodes no te",
+            "tokens of its own: it should have byte pairs or",
         ),
+        (OTHERS["bpe"][0], "--tokenizer=", "--tokenizer= has no meta.json"),
         (OTHERS["bpe"][0] | {"vocab_size": 7}, "--tokenizer=data/other", "vocab_size 7 should be "),
     ],
 )

@@ -433,7 +433,7 @@ def test_a_vocabulary_like_gpt2s_with_other_ids_is_one_line_of_error(exported, i
     done = inside("sample.py", "--init_from=foreign")
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(
-        "error: --init_from=foreign: .*tokenizer.json' has other token ids than GPT-2's.*\n", done.stderr
+        "error: --init_from=foreign: .*tokenizer.json' has neither GPT-2's token ids nor ids of ours.*\n", done.stderr
     )
 
 

@@ -10,13 +10,14 @@ from machine import resolve_device
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Pretends a machine: whether it has CUDA GPUs (how many, of which capability) and an Apple GPU."""
+    """Pretends a machine: CUDA GPUs (how many, of which capability), an Apple GPU, a CPU that computes in bfloat16."""
 
-    def pretend(cuda=0, capability=(8, 0), mps=False):
+    def pretend(cuda=0, capability=(8, 0), mps=False, bfloat16=False):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bfloat16)
 
     pretend()
     return pretend
@@ -36,7 +37,9 @@ def test_device_auto_is_cuda_then_mps_then_cpu(machine):
         ({"cuda": 1, "capability": (8, 0)}, torch.bfloat16),
         ({"cuda": 1, "capability": (9, 0)}, torch.bfloat16),
         ({"cuda": 1, "capability": (7, 5)}, torch.float16),
-        ({"mps": True}, torch.float32),
+        ({"cuda": 1, "capability": (7, 5), "bfloat16": True}, torch.float16),
+        ({"mps": True, "bfloat16": True}, torch.float32),
+        ({"bfloat16": True}, torch.bfloat16),
         ({}, torch.float32),
     ],
 )

@@ -12,7 +12,15 @@ import pytest
 import torch
 
 pytestmark = pytest.mark.slow
-TINY = ["--dataset=shared", "--device=cpu", "--n_layer=2", "--n_head=2", "--n_embd=16", "--block_size=8"]
+TINY = [
+    "--dataset=shared",
+    "--device=cpu",
+    "--dtype=float32",
+    "--n_layer=2",
+    "--n_head=2",
+    "--n_embd=16",
+    "--block_size=8",
+]
 TINY += ["--batch_size=3", "--gradient_accumulation_steps=4", "--max_iters=20", "--lr_decay_iters=20", "--dropout=0.0"]
 TINY += ["--learning_rate=1e-2", "--warmup_iters=2", "--eval_interval=10", "--log_interval=1"]
 

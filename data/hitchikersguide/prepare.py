@@ -19,7 +19,7 @@ from prepare import prepare  # noqa: E402
 input: str | None = None  # the text, in UTF-8, or - for standard input; None is transcriptions.txt in this folder
 encoding = "gpt2"  # gpt2 (its byte pairs), bpe (byte pairs learnt from this text) or char (characters)
 vocab_size: int | None = None  # of --encoding=bpe: the number of token ids; None goes by the size of the text
-tokenizer: str | None = None  # a dataset, as data/other, of which to take the encoding and its vocabulary
+tokenizer: str | None = None  # a dataset, as data/other, or a folder of export.py, whose vocabulary is to be used
 val_fraction = 0.1  # the fraction of the text that is for validation
 clean = True  # remove what only transcripts have: spoken chapter numbers and doubled white space
 # -----------------------------------------------------------------------------
