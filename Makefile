@@ -8,9 +8,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 demo: .venv/installed
-	$(BIN)/python data/hitchikersguide/prepare.py
-	$(BIN)/python train.py config/train_hitchikers_cpu.py --init_from=auto
-	$(BIN)/python sample.py --out_dir=out-hitchikers --num_samples=3 --max_new_tokens=200
+	$(BIN)/python data/prepare.py data/hitchikersguide/transcriptions.txt --dataset=demo --encoding=bpe --clean=True
+	$(BIN)/python train.py config/train_demo.py --init_from=auto
+	$(BIN)/python sample.py --out_dir=out-demo --num_samples=3 --max_new_tokens=200
 
 quick: lint
 	$(BIN)/python -m pytest -m "not slow and not full"

@@ -1,7 +1,7 @@
 """
 What make demo trains: the laptop size, with a vocabulary learnt from the text, in a minute or two on any CPU.
 
-    python data/prepare.py data/hitchikersguide/transcriptions.txt --encoding=bpe --clean=True --dataset=demo
+    python data/prepare.py data/hitchikersguide/transcriptions.txt --dataset=demo --encoding=bpe --clean=True
     python train.py config/train_demo.py
 
 docs/speed.md has the other settings that were tried.

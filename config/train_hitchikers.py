@@ -1,4 +1,9 @@
-"""The baby GPT, for a GPU, where it trains in minutes:  python train.py config/train_hitchikers.py"""
+"""
+The baby GPT, for a GPU, where it trains in minutes:  python train.py config/train_hitchikers.py
+
+With a vocabulary learnt from the novel (--dataset=demo, see config/train_demo.py) its arithmetic is 0.44 of that with
+GPT-2's, reckoned and not measured on a GPU.
+"""
 
 out_dir = "out-hitchikers"
 eval_interval = 250
