@@ -265,10 +265,10 @@ def load_checkpoint(path):
     if bad := bad | ({"model", "model_args"} - found.keys()):
         raise UserError(f"{path!r} is no checkpoint of a GPT: {' and '.join(sorted(bad))} missing or damaged")
     if "meta" in checkpoint:
-        meta, rows = check_meta(checkpoint["meta"], path), checkpoint["model_args"].get("vocab_size")
-        if meta["encoding"] == "bpe" and not (type(rows) is int and rows >= meta["vocab_size"]):
-            ids = f"the {meta['vocab_size']} token ids in {path!r}"
-            raise UserError(f"{ids} take as many rows of its model, and its model_args say {rows!r:.40}")
+        ids = check_meta(checkpoint["meta"], path, "the checkpoint is damaged")["vocab_size"]
+        rows = checkpoint["model_args"].get("vocab_size")
+        if not (type(rows) is int and rows >= ids):
+            raise UserError(f"the {ids} token ids in {path!r} take as many rows of its model, and it has {rows!r:.40}")
     return checkpoint
 
 
@@ -330,6 +330,7 @@ def load_pretrained(name, block_size=None, dropout=0.0):
         raise UserError(f"--init_from={name}: {failure}") from None
     if (rows := model.config.vocab_size) < (ids := tokenizer.vocab_size):
         raise UserError(f"--init_from={name} has {rows} token ids, where its encoding has {ids}: it uses another")
+    model.config.n_ids = ids
     return model, tokenizer
 
 

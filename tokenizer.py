@@ -19,6 +19,7 @@ import importlib.util
 import json
 import os
 import pickle
+import threading
 
 from configurator import UserError, check_installed, first_line
 
@@ -153,10 +154,12 @@ def learn_tokenizer(blocks, vocab_size):
     Translation of Rare Words with Subword Units", Sennrich et al., 2016). The same blocks always give the same.
     """
     check_installed("tokenizers")
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
     learner = Tokenizer(models.BPE())
-    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # splits by GPT-2's pattern too
+    # splits by GPT-2's pattern too; each merge goes through a whole word, so words without an end are cut
+    words, parts = pre_tokenizers.ByteLevel(add_prefix_space=False), Regex(f"[\\s\\S]{{1,{2 * MAX_BYTES}}}")
+    learner.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.Split(parts, "isolated")])
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 1,  # the last is <|endoftext|>
         min_frequency=2,
@@ -164,8 +167,26 @@ def learn_tokenizer(blocks, vocab_size):
         initial_alphabet=list(BYTES),
         show_progress=False,
     )
-    learner.train_from_iterator(blocks, trainer)
+    in_a_thread(learner.train_from_iterator, blocks, trainer)
     return make_tokenizer(bpe_meta(json.loads(learner.to_str())["model"]["merges"]))
+
+
+def in_a_thread(function, *arguments):
+    """Call a function that is long in no Python code, so that Ctrl-C does not wait for its end. What it raises, too."""
+    failures = []
+
+    def call():
+        try:
+            function(*arguments)
+        except BaseException as failure:  # is raised below
+            failures.append(failure)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.1)
+    for failure in failures:
+        raise failure
 
 
 def bpe_meta(merges):
@@ -307,12 +328,12 @@ def from_nanogpt(pickled, path):
     return meta | {"tokens": tokens}
 
 
-def check_meta(meta, path):
-    """Return `meta`. Raises UserError, which names its `path`, where it describes no encoding."""
+def check_meta(meta, path, advice="prepare the dataset again"):
+    """Return `meta`. Raises UserError, which names its `path` and gives advice, where it describes no encoding."""
 
     def demand(truth, what):
         if not truth:
-            raise UserError(f"{path!r}: {what}: prepare the dataset again")
+            raise UserError(f"{path!r}: {what}: {advice}")
 
     demand(isinstance(meta, dict), "is not a dict of encoding, vocab_size and so on")
     encoding, vocab_size = meta.get("encoding"), meta.get("vocab_size")

@@ -167,15 +167,21 @@ def starting_model(meta):
 
 def other_ids(known, meta):
     """The UserError for a dataset with other token ids than those that a pretrained model knows: prepare it again."""
-    mistake = f"--dataset={dataset} has other token ids than --init_from={init_from}"
-    if known["encoding"] != "gpt2":
-        return UserError(f"{mistake}: prepare its text with '--tokenizer={init_from}'")
+    wanted, suffix = {"tokenizer": init_from}, "again"
+    if known["encoding"] == "gpt2":
+        wanted, suffix = {"encoding": "gpt2"}, "gpt2"
     script, options = os.path.join("data", dataset, "prepare.py"), meta.get("options", {})
     if os.path.exists(os.path.join(data_folder(dataset), "prepare.py")):
         options = {name: options[name] for name in ("input", "val_fraction", "clean") if name in options}
     else:
-        script, options = os.path.join("data", "prepare.py"), {"input": "TEXT", **options, "dataset": f"{dataset}-gpt2"}
-    return UserError(f"{mistake}: prepare its text for GPT-2 with '{command(script, **options, encoding='gpt2')}'")
+        script = os.path.join("data", "prepare.py")
+        usual = {"val_fraction": 0.1, "clean": False, "split_documents": True}
+        unusual = {name: value for name, value in options.items() if usual.get(name) != value}
+        options = {"input": "TEXT"} | unusual | {"dataset": f"{dataset}-{suffix}"}
+    return UserError(
+        f"--dataset={dataset} has other token ids than --init_from={init_from}: prepare its text for that with "
+        f"'{command(script, **options, **wanted)}'"
+    )
 
 
 def shard_state(whole):
@@ -450,6 +456,7 @@ def main():
     config = configure(globals())
     check_options()
     torch_device, torch_dtype, compiled = resolve_device(device, dtype, compile)
+    config["dtype"] = str(torch_dtype).removeprefix("torch.")  # a resume says so where auto has become another
     torch_device, cpu_group = join_processes(torch_device, backend)
     set_up_torch(seed)
     autocast, scaler = mixed_precision(torch_device, torch_dtype)

@@ -439,8 +439,10 @@ def prepare(files, folder, input, encoding, vocab_size, tokenizer, val_fraction,
     if vocab_size is not None and not 257 <= vocab_size <= MAX_VOCAB:
         limits = f"at least 257, the bytes and {END_OF_TEXT}, and at most {MAX_VOCAB}, which a uint16 can number"
         raise UserError(f"--vocab_size={vocab_size} should be {limits}")
-    if vocab_size is not None and (encoding != "bpe" or tokenizer is not None):
-        raise UserError(f"--vocab_size={vocab_size} is for --encoding=bpe without a --tokenizer: leave it out")
+    if vocab_size is not None and tokenizer is not None:
+        raise UserError(f"--vocab_size={vocab_size} is that of --tokenizer={tokenizer}: leave it out")
+    if vocab_size is not None and encoding != "bpe":
+        raise UserError(f"--vocab_size={vocab_size} is for a vocabulary that is learnt: add --encoding=bpe")
     known = gpt2_tokenizer() if encoding == "gpt2" else None
     if tokenizer is not None:
         known = known_tokenizer(tokenizer, encoding)
@@ -463,11 +465,14 @@ def prepare(files, folder, input, encoding, vocab_size, tokenizer, val_fraction,
 
 def known_tokenizer(path, encoding):
     """The tokenizer of another dataset, or of a folder of export.py. Raises UserError for one that cannot be used."""
-    folders = [path, data_folder(os.path.basename(os.path.normpath(path)))] if path else []
+    folders = [os.path.dirname(path) if os.path.isfile(path) else path]
+    if os.path.dirname(os.path.normpath(path)) in ("", "data"):  # data/NAME is found beside the scripts
+        folders.append(data_folder(os.path.basename(os.path.normpath(path))))
     names = ("meta.json", "meta.pkl", "tokenizer.json")
     folder = next((f for f in folders if any(os.path.exists(os.path.join(f, name)) for name in names)), None)
-    if folder is None:
-        raise UserError(f"--tokenizer={path} has no meta.json: it should be the folder of a dataset, as data/other")
+    if folder is None or not path:
+        kinds = "of a dataset, as data/other (with meta.json), or one that export.py wrote (with tokenizer.json)"
+        raise UserError(f"--tokenizer={path} has no vocabulary: it should be the folder {kinds}")
     try:
         exported = os.path.exists(os.path.join(folder, "tokenizer.json"))
         meta = read_tokenizer(folder).meta() if exported else read_meta(folder)
@@ -477,7 +482,7 @@ def known_tokenizer(path, encoding):
         raise UserError(f"--encoding={encoding} is not that of --tokenizer={path}, {meta['encoding']}: leave it out")
     if meta["encoding"] == "tokens":  # a block of words may end within a token, and a split of a text too
         raise UserError(f"--tokenizer={path} has tokens of its own: it should have byte pairs or characters")
-    print(f"encoding as {path} is: {meta['encoding']}, {meta['vocab_size']:,} token ids")
+    print(f"encoding as {folder} is: {meta['encoding']}, {meta['vocab_size']:,} token ids")
     return make_tokenizer(meta)
 
 
@@ -590,10 +595,11 @@ def learn(blocks, train_chars, vocab_size):
                 seen += len(block)
 
     wanted = vocab_size or usual_vocab_size(train_chars)
+    print(f"learning a vocabulary of up to {wanted:,} token ids")
     tokenizer = learn_tokenizer(evenly_spread(), wanted)
     print(f"learnt a vocabulary of {tokenizer.vocab_size:,} from {taken:,} of {seen:,} characters of training text")
     if vocab_size and tokenizer.vocab_size < vocab_size:
-        print(f"--vocab_size={vocab_size} is more than this text has pairs that it repeats")
+        print(f"for --vocab_size={vocab_size} the text repeats too few pairs of tokens")
     return tokenizer
 
 

@@ -11,8 +11,10 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -484,10 +486,27 @@ def test_a_text_too_small_for_the_vocabulary_has_a_smaller_one_and_says_so(prepa
     status, out, err = prepare("--input=text.txt", "--encoding=bpe", "--vocab_size=65536")
     merges = plain_merges(text[: int(len(text) * 0.9)], 65536)
     assert (status, err) == (0, "") and f"learnt a vocabulary of {257 + len(merges)} from " in out
-    assert "--vocab_size=65536 is more than this text has pairs that it repeats\n" in out
+    assert "for --vocab_size=65536 the text repeats too few pairs of tokens\n" in out
     meta = read_meta(house / "data" / "text")
     assert (meta["vocab_size"], meta["merges"]) == (257 + len(merges), merges)
     assert max(map(max, ids_in(house / "data" / "text"))) < meta["vocab_size"] < 320
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_learning_at_once_and_leaves_no_dataset(house):
+    write("letters.txt", "".join(random.Random(1).choices("abcdefghijkl", k=4_000_000)))  # is learnt from in 15 s
+    options = ["--input=letters.txt", "--encoding=bpe"]
+    command = [sys.executable, "-u", house / "data" / "prepare.py", *options]
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a child inherits where it is ignored
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, ignored)
+    assert process.stdout.readline() == "learning a vocabulary of up to 11,392 token ids\n"
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err.strip()) == (130, "", "interrupted") and time.monotonic() - began < 3
+    assert [path.name for path in (house / "data").iterdir()] == ["prepare.py"]
 
 
 # -----------------------------------------------------------------------------
@@ -553,7 +572,7 @@ def test_the_vocabulary_of_an_exported_model_is_taken(prepare, house, name):
     write("hf/tokenizer.json", json.dumps(exported))
     write("text.txt", PROSE)
     status, out, err = prepare("--input=text.txt", "--tokenizer=hf")
-    assert (status, err) == (0, "") and f"encoding as hf is: {name}, " in out
+    assert (status, err) == (0, "") and f"encoding as hf is: {name}, " in out  # the folder that is used
     assert same_ids(read_meta(house / "data" / "text"), OTHERS[name][0])
     write("hf/tokenizer.json", json.dumps(exported | {"normalizer": {"type": "Lowercase"}}))
     assert "it uses another encoding" in prepare("--input=text.txt", "--tokenizer=hf")[2]
@@ -578,9 +597,13 @@ def test_a_folder_that_is_where_the_path_says_goes_before_one_beside_the_scripts
 @pytest.mark.parametrize(
     "meta, options, said",
     [
-        (OTHERS["char"][0], "--tokenizer=data/none", "--tokenizer=data/none has no meta.json: it should be the folder"),
-        (OTHERS["char"][0], "--tokenizer=.", "--tokenizer=. has no meta.json"),
-        (OTHERS["char"][0], "--tokenizer=text.txt", "--tokenizer=text.txt has no meta.json"),
+        (
+            OTHERS["char"][0],
+            "--tokenizer=data/none",
+            "--tokenizer=data/none has no vocabulary: it should be",
+        ),
+        (OTHERS["char"][0], "--tokenizer=.", "--tokenizer=. has no vocabulary"),
+        (OTHERS["char"][0], "--tokenizer=text.txt", "--tokenizer=text.txt has no vocabulary"),
         (
             OTHERS["char"][0],
             "--tokenizer=data/other --encoding=bpe",
@@ -591,11 +614,15 @@ def test_a_folder_that_is_where_the_path_says_goes_before_one_beside_the_scripts
             "--tokenizer=data/other --encoding=char",
             "--encoding=char is not that .*, bpe: leave it out",
         ),
-        (OTHERS["bpe"][0], "--tokenizer=data/other --vocab_size=300", "--vocab_size=300 is for --encoding=bpe without"),
+        (
+            OTHERS["bpe"][0],
+            "--tokenizer=data/other --vocab_size=300",
+            "--vocab_size=300 is that of --tokenizer=data/other",
+        ),
         (
             OTHERS["bpe"][0],
             "--tokenizer=data/other --vocab_size=300 --encoding=bpe",
-            "--vocab_size=300 is for --encoding=bpe without a --tokenizer: leave it out",
+            "--vocab_size=300 is that of --tokenizer=data/other: leave it out",
         ),
         (TokensTokenizer("ab").meta(), "--tokenizer=data/other", "no character 'T'; it has 'ab'"),
         (
@@ -603,7 +630,9 @@ def test_a_folder_that_is_where_the_path_says_goes_before_one_beside_the_scripts
             "--tokenizer=data/other",
             "tokens of its own: it should have byte pairs or",
         ),
-        (OTHERS["bpe"][0], "--tokenizer=", "--tokenizer= has no meta.json"),
+        (OTHERS["bpe"][0], "--tokenizer=/nowhere/other", "--tokenizer=/nowhere/other has no vocabulary"),
+        (OTHERS["bpe"][0], "--tokenizer=data/nowhere/other", "--tokenizer=data/nowhere/other has no vocabulary"),
+        (OTHERS["bpe"][0], "--tokenizer=", "--tokenizer= has no vocabulary"),
         (OTHERS["bpe"][0] | {"vocab_size": 7}, "--tokenizer=data/other", "vocab_size 7 should be "),
     ],
 )

@@ -447,7 +447,7 @@ def test_a_dataset_with_other_token_ids_is_refused_with_the_command_that_prepare
     done = inside(*train, "--dataset=tale")
     assert (done.returncode, done.stdout) == (2, "")
     printed = re.fullmatch(
-        "error: --dataset=tale has other token ids than .*prepare its text for GPT-2 with '(.*)'\n", done.stderr
+        "error: --dataset=tale has other token ids than .*prepare its text for that with '(.*)'\n", done.stderr
     )
     python, *arguments = shlex.split(printed[1])
     assert python == "python" and ("--input=TEXT" in arguments) == (options == ["--input=-"])

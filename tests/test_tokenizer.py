@@ -13,6 +13,7 @@ import pickle
 import random
 import subprocess
 import sys
+import time
 import tempfile
 import types
 from pathlib import Path
@@ -631,3 +632,25 @@ def test_a_folder_in_place_of_a_meta_file_is_refused(tmp_path, name):
     (tmp_path / name).mkdir()
     with pytest.raises(UserError, match="cannot read"):
         read_meta(tmp_path)
+
+
+def seconds_to_learn(letters):
+    text = "".join(random.Random(1).choices("abcdefghijkl", k=letters))
+    began = time.process_time()
+    tokenizer = learn_tokenizer([text], 1024)
+    assert tokenizer.vocab_size == 1024
+    return time.process_time() - began
+
+
+@pytest.mark.slow
+def test_a_text_without_blanks_is_learnt_from_in_a_time_that_grows_with_its_length():
+    assert seconds_to_learn(160_000) < 8 * seconds_to_learn(40_000) + 0.5  # its square would be 16 times
+
+
+def test_what_fails_in_a_thread_fails_where_it_was_called():
+    def broken():
+        yield "text"
+        raise UserError("the text is broken")
+
+    with pytest.raises(UserError, match="the text is broken"):
+        learn_tokenizer(broken(), 300)

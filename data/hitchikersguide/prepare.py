@@ -28,8 +28,11 @@ clean = True  # remove what only transcripts have: spoken chapter numbers and do
 def main():
     config = configure(globals(), positional="input")
     path = os.path.join(HERE, "transcriptions.txt") if input is None else input
-    prepare([path], HERE, **config, split_documents=False)  # as nanoGPT
-    print("next: python train.py config/train_hitchikers_cpu.py, or on a GPU config/train_hitchikers.py")
+    meta = prepare([path], HERE, **config, split_documents=False)  # as nanoGPT
+    small = "train_hitchikers_cpu.py"
+    if meta["encoding"] == "bpe":
+        small = "train_demo.py --dataset=hitchikersguide --out_dir=out-hitchikers"
+    print(f"next: python train.py config/{small}, or on a GPU config/train_hitchikers.py")
 
 
 if __name__ == "__main__":
