@@ -498,9 +498,7 @@ def test_bytes_as_a_train_bin_give_token_ids_of_the_model_or_an_error(content, m
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(configurator, "HERE", os.getcwd())
         patch.setattr(train, "dataset", "fuzz")
-        tokens = outcome(
-            train.open_tokens, "train", meta, SimpleNamespace(block_size=block_size, vocab_size=vocab_size)
-        )
+        tokens = outcome(train.open_tokens, "train", meta, SimpleNamespace(block_size=block_size, n_ids=vocab_size))
     if tokens is not None:
         assert len(tokens) > block_size and max(tokens) < vocab_size and tokens.tobytes() == content
         starts = train.evaluation_starts(len(tokens), block_size, 5)

@@ -874,6 +874,19 @@ def test_without_a_meta_the_ids_are_gpt2s(train, tiny, repo):
     assert checkpoint["model"]["transformer.wte.weight"].shape == (50304, 16)
 
 
+def test_a_checkpoint_keeps_the_dtype_that_auto_stood_for_and_a_resume_says_where_it_differs(train):
+    train("--dtype=auto", "--max_iters=1")
+    before = load("out/last.pt")["config"]["dtype"]
+    assert before in ("float32", "bfloat16")
+    resumed = "--init_from=resume", "--max_iters=2"
+    assert "dtype: " not in train("--dtype=auto", "--max_iters=1", "--init_from=resume").stdout
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[before]
+    assert (
+        f"dtype: {before} so far, {other} asked for: going on with {other}\n"
+        in train(f"--dtype={other}", *resumed).stdout
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_trains_on_a_cpu(train, dtype):
