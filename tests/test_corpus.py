@@ -566,6 +566,7 @@ def test_another_datasets_vocabulary_is_taken(prepare, house, other, name, docum
         assert all(str(ids)[1:-1] in f"{str(train)[1:-1]}; {str(val)[1:-1]}" for ids in wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt2", "bpe"])
 def test_the_vocabulary_of_an_exported_model_is_taken(prepare, house, name):
     exported = tokenizer_json(make_tokenizer(OTHERS[name][0]))

@@ -117,6 +117,7 @@ def test_nanogpts_checkpoint_is_exported_with_or_without_masks_whatever_stands_b
     torch.testing.assert_close(theirs(idx).logits, all_logits(model, idx), atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("meta", [META, {"encoding": "bpe", "vocab_size": 258, "merges": [[97, 98]]}])
 def test_the_padding_of_the_vocabulary_is_never_drawn(export, inside, tmp_path, meta):
     ids = meta["vocab_size"]

@@ -464,6 +464,7 @@ def pickled(vocab_size, *tokens):
     return pickle.dumps({"vocab_size": vocab_size, "itos": dict(enumerate(tokens))})
 
 
+@pytest.mark.slow
 @TRIES
 @given(st.one_of(damaged(pickles), st.binary(max_size=60)))
 @examples(b"", bytes(100), b"Pelsewhere\n.", pickle.dumps(nanogpts("abc"))[:-5], pickle.dumps({}), pickle.dumps(3))
@@ -477,6 +478,7 @@ def test_bytes_as_a_meta_pkl_give_a_tokenizer_or_an_error(content):
     assert_meta(outcome(read_meta, "."))
 
 
+@pytest.mark.slow
 @TRIES
 @given(
     st.one_of(

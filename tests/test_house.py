@@ -68,6 +68,7 @@ STARTS = {  # what a script needs at once, and what it must not load before it n
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", STARTS)
 def test_a_script_loads_nothing_as_it_starts_that_it_does_not_need(script):
     needed, late = STARTS[script]

@@ -286,6 +286,7 @@ def wants_padding(vocab_size, n_ids=None, first=50257):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vocab_size, n_ids", [(50304, None), (320, 257), (320, 319), (64, 1)])
 @pytest.mark.parametrize("loaded", [False, True], ids=["new", "from a checkpoint"])
 def test_the_padding_of_the_vocabulary_is_never_drawn(vocab_size, n_ids, loaded):

@@ -273,6 +273,7 @@ def test_characters_that_end_in_another_token_are_written_whole(sample, tmp_path
     assert sample(*options) == f"<|endoftext|>\N{BUTTERFLY}Hello\n{DASHES}" * num_samples
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0, 1, 100])
 def test_an_id_of_the_padding_is_never_written(sample, tmp_path, temperature):
     padding = [(token, position, 1000.0) for token in range(PADDING, 50304) for position in range(16)]
@@ -372,6 +373,7 @@ def stream(command, trained):
     process.communicate()
 
 
+@pytest.mark.slow
 def test_a_single_sample_appears_while_it_is_drawn(stream):
     seen = b""
     while len(seen) < 50:
@@ -410,6 +412,7 @@ def test_under_torchrun_one_voice_writes(command, trained, tmp_path):
     assert done.returncode == 0 and done.stdout.count(DASHES) == 2, done.stderr
 
 
+@pytest.mark.slow
 def test_a_reader_who_has_seen_enough_ends_it_quietly(stream):
     stream.stdout.read(10)
     stream.stdout.close()

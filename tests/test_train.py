@@ -484,6 +484,7 @@ def test_a_new_run_leaves_an_earlier_one_in_place_until_it_has_made_an_update(tr
     assert "iteration 1 " in done.stderr and files(tmp_path / "out") == before
 
 
+@pytest.mark.slow
 def test_the_advice_for_a_run_that_was_set_aside_works(train, inside, tmp_path):
     train()
     out = train("--seed=2").stdout
@@ -551,6 +552,7 @@ def test_the_best_loss_counts_only_for_the_windows_it_was_measured_on(train, dat
     assert "begins anew" not in train(*options, "--init_from=resume", "--max_iters=40", *more).stdout
 
 
+@pytest.mark.slow
 def test_tokens_are_counted_as_they_were_seen_whatever_the_batch_size_is_later(train):
     train("--lr_decay_iters=9")
     train("--lr_decay_iters=9", "--init_from=resume", "--max_iters=9", "--batch_size=1")
@@ -968,6 +970,7 @@ def test_samples_change_nothing_of_the_training(train):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_a_run_that_will_take_hours_says_so_before_the_first_evaluation_and_names_a_config_that_does_not(train):
     out = train("--max_iters=10000000", "--eval_iters=1", evaluate=lambda *args: sys.exit(0)).stdout
     assert "config/train_hitchikers_cpu.py" not in out
