@@ -172,7 +172,10 @@ def learn_tokenizer(blocks, vocab_size):
 
 
 def in_a_thread(function, *arguments):
-    """Call a function that is long in no Python code, so that Ctrl-C does not wait for its end. What it raises, too."""
+    """
+    Call a function that takes long outside of Python in a thread of its own: Ctrl-C need not wait for it then. Raises
+    what it raises.
+    """
     failures = []
 
     def call():

@@ -443,9 +443,10 @@ def prepare(files, folder, input, encoding, vocab_size, tokenizer, val_fraction,
         raise UserError(f"--vocab_size={vocab_size} is that of --tokenizer={tokenizer}: leave it out")
     if vocab_size is not None and encoding != "bpe":
         raise UserError(f"--vocab_size={vocab_size} is for a vocabulary that is learnt: add --encoding=bpe")
-    known = gpt2_tokenizer() if encoding == "gpt2" else None
     if tokenizer is not None:
         known = known_tokenizer(tokenizer, encoding)
+    else:
+        known = gpt2_tokenizer() if encoding == "gpt2" else None  # the others are made from the text
     for path in files:
         if is_special(path):
             raise UserError(f"{path!r} is a pipe or a device, and no file: --input=- reads from standard input")
