@@ -104,6 +104,7 @@ def test_an_exported_model_comes_back_bit_for_bit_with_zeros_for_biases_it_had_n
     assert torch.equal(all_logits(back, tokens(2, 64)), all_logits(model, tokens(2, 64)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["", "_orig_mod.", "module.", "_orig_mod.module.", "module._orig_mod."])
 @pytest.mark.parametrize("masks", [False, True])
 def test_nanogpts_checkpoint_is_exported_with_or_without_masks_whatever_stands_before_its_names(
@@ -204,6 +205,7 @@ def auto(exported):
     return AutoTokenizer.from_pretrained(exported[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [*NASTY, NOVEL], ids=lambda text: f"{ascii(text):.50}")
 def test_the_tokenizer_gives_our_ids_and_our_text(exported, auto, text):
     ids = auto(text)["input_ids"]
@@ -281,6 +283,7 @@ def greedy(inside, origin, start="The answer is"):
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["The answer is", "\n", "<|endoftext|>東京"])
 def test_an_exported_model_writes_what_the_checkpoint_writes(exported, inside, start):
     folder, _, _ = exported
@@ -409,6 +412,7 @@ def small(tmp_path):
     return tmp_path / "small"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", [*FOREIGN.values(), *DAMAGED.values(), *BROKEN.values()], ids=[*FOREIGN, *DAMAGED, *BROKEN]
 )
@@ -425,6 +429,7 @@ def test_a_tokenizer_of_another_kind_or_a_damaged_one_is_one_line_of_error(small
         assert said in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exported", ["gpt2"], indirect=True)
 @pytest.mark.parametrize("change", FOREIGN.values(), ids=FOREIGN)
 def test_a_vocabulary_like_gpt2s_with_other_ids_is_one_line_of_error(exported, inside, tmp_path, change):

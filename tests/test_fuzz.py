@@ -84,6 +84,7 @@ arguments = st.one_of(
 )
 
 
+@pytest.mark.slow
 @TRIES
 @given(st.lists(arguments, max_size=4).filter(lambda line: not {"-h", "--help"} & set(line)))
 def test_option_lines_give_values_of_the_options_types_or_an_error(line):

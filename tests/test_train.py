@@ -181,6 +181,7 @@ def test_the_log_file_holds_the_figures_of_the_lines(train):
     assert shown == pytest.approx([figures["val/loss"] for figures in evaluations()], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_seed_decides_all_that_is_random(train):
     train("--dropout=0.2")
     train("--dropout=0.2", "--out_dir=again")
@@ -298,6 +299,7 @@ def test_updates_are_those_of_plain_adamw(watched):
         torch.testing.assert_close(weight, expected, rtol=1e-3, atol=2e-4, msg=lambda m, name=name: f"{name}: {m}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("warmup, decay", [(3, 10), (0, 10), (0, 14), (5, 6)])
 def test_the_learning_rate_warms_up_and_falls_along_a_cosine_as_nanogpts_does(train, warmup, decay):
     train(f"--warmup_iters={warmup}", f"--lr_decay_iters={decay}", "--max_iters=14")
@@ -501,6 +503,7 @@ def test_the_advice_for_a_run_that_was_set_aside_works(train, inside, tmp_path):
 # going on with other options
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("min_lr", [0, 1e-3])
 def test_training_longer_at_a_rate_of_0_is_refused_with_the_command_that_works(train, monkeypatch, min_lr):
     rate = f"--min_lr={min_lr}"
@@ -533,6 +536,7 @@ def test_a_name_that_is_not_utf_8_costs_no_picture(train):
     assert os.path.exists("out-\udcff/loss.png")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", ["data", "eval_iters"])
 def test_the_best_loss_counts_only_for_the_windows_it_was_measured_on(train, dataset, repo, changed):
     name = f"shifted-{changed}"
@@ -952,6 +956,7 @@ def test_wandb_gets_the_figures_the_options_and_the_samples_and_a_resumed_run_is
     )
 
 
+@pytest.mark.slow
 def test_each_evaluation_shows_what_the_model_writes_and_zero_sample_tokens_nothing(train):
     def samples(*args):
         return re.findall("^it writes: (.*)$", train("--eval_interval=2", "--log_interval=1", *args).stdout, re.M)
