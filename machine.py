@@ -55,7 +55,7 @@ def resolve_device(device, dtype, compile):
 
 
 def has_bfloat16(device):
-    """Whether a device computes in bfloat16, and quicker than in float32: of CPUs those with AVX-512 BF16 or AMX."""
+    """Whether a device computes in bfloat16: of CPUs those with AVX-512 BF16, among them all with AMX."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
