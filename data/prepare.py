@@ -306,12 +306,26 @@ def count_ends(blocks, found):
 WHOLE_WORDS = re.compile(r".*\S(?=[^\S\x1c-\x1f])", re.DOTALL)
 WHOLE_LINES = re.compile(r".*\n(?=\S)", re.DOTALL)  # no pattern in `clean_blocks` matches across such a line end
 
-NUMBER_WORDS = (
-    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred and"
-).replace(" ", "|")
-NUMBER = rf"(?:\d+|(?:{NUMBER_WORDS})(?:[ -](?:{NUMBER_WORDS}))*)"
-CHAPTER = re.compile(rf"^Chapter {NUMBER}[.:,]\s+", re.IGNORECASE | re.MULTILINE)
+CHAPTER_WORDS = "Chapter Kapitel Chapitre Capítulo Capitolo Hoofdstuk Rozdział Глава".split()
+ANY_CASE = "|".join(f"{word}|{word.lower()}|{word.upper()}" for word in CHAPTER_WORDS)  # faster than (?i:...)
+UNITS = "one|two|three|four|five|six|seven|eight|nine"
+TEENS = "ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen"
+TENS = "twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
+BELOW_100 = rf"(?:(?:{TENS})(?:[ -](?:{UNITS}))?|{TEENS}|{UNITS})"
+IN_WORDS = rf"(?i:(?:{UNITS}|a)[ -]hundred(?:(?:[ -]and)?[ -]{BELOW_100})?|{BELOW_100})"
+IN_DIGITS = r"\d{1,2}00 and \d{1,2}|\d{1,4}"  # Whisper writes 100 and 1, too
+ROMAN = r"(?=[CLXVI])C{0,3}(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})"
+NUMBERED = rf"({ANY_CASE}) (?:{IN_DIGITS}|{IN_WORDS}|{ROMAN})\b"
+CHAPTER = re.compile(rf"{NUMBERED}(\.\.\.|[.…:,]| ?[-–—])?(\s+)")  # a heading, if is_heading() says so
+
+SENTENCE_END = re.compile(r"[.!?…][\"'”’“»)\]]*[ \t]+$")
+# An abbreviation, or another chapter's number: then the next is of a list, or the answer to a question.
+NO_SENTENCE_END = re.compile(rf"(?:\b(?:[^\W\d]|cf|viz|vol)\.|(?<!nd of ){NUMBERED}\W+)[ \t]*$", re.IGNORECASE)
+NO_TITLE = re.compile(  # Chapter 3, verse 16; Chapter 4, however, was; Chapter 5. Chapter 6.
+    rf"(?i:(?:vers\w*|sections?|pages?|paragraphs?|articles?|Abs\w+|Artikel|Seite) (?:\d|[ivx]+\b)|{NUMBERED})"
+    r"|(?:however|though|too|which|I think)\b"
+)
+SHORT_TITLE = re.compile(r"[^,.!?\n]{1,80}[.!?]")
 
 
 def rechunk(blocks, pattern):
@@ -335,17 +349,59 @@ def rechunk(blocks, pattern):
         yield "".join(rest)
 
 
+def is_heading(match):
+    """
+    Whether a CHAPTER is a heading that was read out, and not a part of a sentence. What may be either is none.
+
+    Headings are at the beginning of a line or after a sentence. If no full stop follows, a capital does: "Chapter 4 A
+    theft", but not "Chapter 4 was good". Only the line decides, so it does not matter where a text is cut into blocks.
+    """
+    word, mark, gap = match.groups()
+    before = match.string[max(match.start() - 60, 0) : match.start()]
+    after = match.string[match.end() : match.end() + 100]
+    begins_line = before[-1:] in ("", "\n")
+    if "\n" in gap:
+        return begins_line and (mark is not None or word[0].isupper())
+    if NO_TITLE.match(after) or not (begins_line or ends_sentence(before) and word[0].isupper()):
+        return False
+    if mark in (".", "...", "…") or begins_line and mark in (":", ","):
+        return True
+    first = after.lstrip("\"'“‘„«¿¡")[:2]
+    capital = first[:1].isupper() and not first[1:].isupper()  # in a text of capitals they say nothing
+    if mark == ",":
+        return capital and SHORT_TITLE.match(after) is not None
+    if mark is None and re.match(r"I\b", after):  # Chapter 4 I liked
+        return word.isupper()
+    return capital and word[0].isupper()
+
+
+def ends_sentence(before):
+    """Whether a sentence ends where the text `before` a CHAPTER does."""
+    return SENTENCE_END.search(before) and not NO_SENTENCE_END.search(before)
+
+
+def clean_chapters(text, found):
+    """The text without the numbers of chapters that were read out. Their number is added to `found`."""
+
+    def replacement(match):
+        heading = is_heading(match)
+        found["chapters"] += heading
+        return "" if heading else match[0]
+
+    return CHAPTER.sub(replacement, text)
+
+
 def clean_blocks(blocks, found):
     """
-    Yield the text without chapter numbers at the beginning of lines and without doubled white space.
+    Yield the text without the numbers of chapters that were read out and without doubled white space.
 
     `found` is a Counter: what was taken out is added to its "chapters" and "blanks".
     """
     for i, block in enumerate(rechunk(blocks, WHOLE_LINES)):
-        block, chapters = CHAPTER.subn("", block if i else block.lstrip("\ufeff"))
+        block = clean_chapters(block if i else block.lstrip("\ufeff"), found)
         block, blanks = re.subn(r"[ \t]{2,}|\t", " ", block)
         block, lines = re.subn(r"\n{3,}", "\n\n", block)
-        found.update(chapters=chapters, blanks=blanks + lines)
+        found["blanks"] += blanks + lines
         yield block
 
 

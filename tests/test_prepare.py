@@ -265,6 +265,174 @@ def test_other_lines_that_mention_chapters_stay(clean, house, line):
     assert text_in(house) == f"{line}\n{PROSE}\n{line}\n"
 
 
+HEADINGS = [  # a line, what remains of it; those with a * are what Whisper's tiny.en wrote of a spoken heading
+    # a number with a full stop, colon, comma or dash after it
+    ("Chapter 4. Outside the universe it is warm.", "Outside the universe it is warm."),
+    ("Chapter 4. outside the universe it is warm.", "outside the universe it is warm."),
+    ("Chapter 4... Outside the universe it is warm.", "Outside the universe it is warm."),
+    ("Chapter 4… Outside the universe it is warm.", "Outside the universe it is warm."),
+    ("Chapter 4: The theft. It was night.", "The theft. It was night."),
+    ("Chapter 4 - The theft. It was night.", "The theft. It was night."),
+    ("Chapter 4 – The theft. It was night.", "The theft. It was night."),
+    ("Chapter 4 — The theft. It was night.", "The theft. It was night."),
+    ("Chapter 5, in which nothing happens, of all the things", "in which nothing happens, of all the things"),  # *
+    ("Chapter 80, the village. Vanity takes people", "the village. Vanity takes people"),  # *
+    ("Chapter 9. It's against the law,\" said Nipans.", "It's against the law,\" said Nipans."),  # *
+    ("Chapter 61. 100 Spoons. Nobody ever built", "100 Spoons. Nobody ever built"),  # *
+    ("Chapter 12. However, he slept.", "However, he slept."),
+    ("Chapter 12. June 1943. It rained.", "June 1943. It rained."),
+    ("Chapter One Hundred. Chapters end.", "Chapters end."),
+    ("CHAPTER IV. THE THEFT", "THE THEFT"),
+    ("Chapter XLII. The theft.", "The theft."),
+    ("Chapter I. The theft.", "The theft."),
+    # a number without punctuation, and a capital
+    ("Chapter 4 Outside the universe it is about as warm", "Outside the universe it is about as warm"),  # *
+    ("Chapter 36 A theft", "A theft"),
+    ("Chapter 1 The village of lower Wexley has one hill", "The village of lower Wexley has one hill"),  # *
+    ("CHAPTER 33 It rains. Mr. Troy was waits in Mr. El", "It rains. Mr. Troy was waits in Mr. El"),  # *
+    ("CHAPTER XXII All the King's Clocks I knew him", "All the King's Clocks I knew him"),  # *
+    ("CHAPTER X I am sent for. On Friday evening", "I am sent for. On Friday evening"),  # *
+    ('Chapter 9 "It\'s against the law," she said.', '"It\'s against the law," she said.'),
+    ("Chapter 30 Arthur comes home. A woman of 52", "Arthur comes home. A woman of 52"),
+    ("Chapter 100 and 1 Arthur comes home.", "Arthur comes home."),  # *
+    ("Chapter I The village has one hill.", "The village has one hill."),
+    ("Chapter Two They did not run.", "They did not run."),
+    ("Chapter Four Two Men Came", "Two Men Came"),
+    ("Chapter One One Hundred Spoons", "One Hundred Spoons"),
+    # after a sentence, where a whole book is one line
+    ("He left the desk. Chapter 21. all the clerks", "He left the desk. all the clerks"),
+    ("He left the desk. Chapter Twenty-one. All the clerks", "He left the desk. All the clerks"),
+    ('"He left the desk." Chapter 21. All the clerks', '"He left the desk." All the clerks'),
+    ("“He left the desk?” Chapter 21. All the clerks", "“He left the desk?” All the clerks"),
+    ("Had he left the desk? Chapter 21. All the clerks", "Had he left the desk? All the clerks"),
+    ("He left the desk… Chapter 21: All the clerks", "He left the desk… All the clerks"),
+    ("He left the desk! Chapter 21 - All the clerks", "He left the desk! All the clerks"),
+    ("End of Chapter 20. Chapter 21. All the clerks", "End of Chapter 20. All the clerks"),
+    ("by their shoes accordingly. CHAPTER 2 If theft", "by their shoes accordingly. If theft"),  # *
+    ("what it told them. CHAPTER XII Of cats and kettles", "what it told them. Of cats and kettles"),  # *
+    ("in the parliament. Chapter 20, Athft. I don't know,", "in the parliament. Athft. I don't know,"),  # *
+    ("half past 4 until 5. Chapter 100 and 1 Arthur comes", "half past 4 until 5. Arthur comes"),  # *
+    ('as the others." CHAPTER XXI The first rule of the', 'as the others." The first rule of the'),  # *
+    ("One. Chapter 1. Two. Chapter 2. Three.", "One. Two. Three."),
+    # other languages
+    ("Kapitel 4. Außerhalb des Universums", "Außerhalb des Universums"),
+    ("Kapitel 4 Außerhalb des Universums", "Außerhalb des Universums"),
+    ("Chapitre 4. Hors de l'univers", "Hors de l'univers"),
+    ("CHAPITRE IV À l'aube", "À l'aube"),
+    ("Capítulo 4. Fuera del universo", "Fuera del universo"),
+    ("Capítulo 4 ¿Quién es?", "¿Quién es?"),
+    ("Capitolo 4, Fuori dall'universo. Era notte.", "Fuori dall'universo. Era notte."),
+    ("Hoofdstuk 4. Buiten het heelal", "Buiten het heelal"),
+    ("Rozdział 4 Świat", "Świat"),
+    ("Глава 4. Вне вселенной", "Вне вселенной"),
+    ("Он ушёл. Глава IV Вне вселенной", "Он ушёл. Вне вселенной"),
+]
+
+
+def test_chapter_numbers_are_removed_as_whisper_writes_them_and_titles_stay(clean, house):
+    lines, remain = zip(*HEADINGS)
+    status, out, _ = clean(text="\n".join([*lines, PROSE]))
+    assert text_in(house).split("\n") == [*remain, PROSE]
+    numbers = sum(len(line) > len(rest) for line, rest in HEADINGS)
+    assert status == 0 and f"took out {numbers + 1} spoken chapter numbers" in out  # one line has two
+
+
+@pytest.mark.parametrize("gap", ["\n", "\n\n", " \n"])
+@pytest.mark.parametrize("heading", ["Chapter 4", "CHAPTER IV", "Chapter Four", "Kapitel 4", "Chapter 4,"])
+def test_a_chapter_number_that_is_a_line_of_its_own_is_removed(clean, house, heading, gap):
+    status, out, _ = clean(text=f"It rained.\n{heading}{gap}outside {PROSE}")
+    assert status == 0 and "took out 1 spoken chapter number " in out
+    assert text_in(house) == f"It rained.\noutside {PROSE}"
+
+
+MENTIONS = [
+    # at the beginning of a line
+    "Chapter One was the best of the book",
+    "Chapter 4 was the best of the book.",
+    "Chapter 4 is long. Chapter 5 is not.",
+    "Chapter 4 I liked best.",
+    "Chapter 4 I'd rather forget.",
+    "chapter 7 Arthur never understood.",
+    "Chapter 47 of Cats and Kettles is dull.",
+    "Chapter I wrote last is the worst.",
+    "Chapter I of the book is the worst.",
+    "Chapter V is the worst.",
+    "Chapter XIX and all that.",
+    "CHAPTER 4 WAS THE BEST OF THE BOOK",
+    "CHAPTER ONE WAS THE BEST OF THE BOOK",
+    "Chapter 3, verse 16 is the one.",
+    "Chapter 3, Verse XVI is the one.",
+    "Chapter 3 Section 2 is the one.",
+    "Chapter 7, which I liked, is short.",
+    "Chapter 7, I think, is short.",
+    "Chapter 7, however, is short.",
+    "Chapter 7 - which I liked - is short.",
+    "Chapter 4-5 The end",
+    "Chapter 4.5. The half",
+    "Chapter 12a. The half",
+    "Chapter 4th. The half",
+    "Chapter 4's end. The rest is lost.",
+    "Chapter 4? The one with the kettle.",
+    "chapter 4",
+    "Chapter House 4. The abbey.",
+    "Chapter Oneida. The lake.",
+    "Chapter Vivid. The lake.",
+    "Chapters 4 and 5. The end.",
+    "Chapter IIII. The clock.",
+    "Kapitel 4 handelt von Katzen.",
+    "Kapitel 4 Absatz 2 gilt.",
+    "Chapitre 4 est le plus beau.",
+    "Capítulo 4 es el mejor.",
+    "Capitolo I ragazzi.",
+    "Hoofdstuk 4 gaat over katten.",
+    "Rozdział 4 i 5 są krótkie.",
+    "Глава 4 была лучшей.",
+    # in a line
+    "He said as I said in chapter 4. Then he slept.",
+    "He slept, as I said in chapter 4",
+    "See Chapter 21. It is long.",
+    "See: Chapter 21. It is long.",
+    "Read it. Chapter 21 is long.",
+    "Read it. chapter 21. It is long.",
+    "Read it. Chapter 21",
+    "Read it. Chapter 21.",
+    "Is it in Chapter 4? Chapter 5. Maybe.",
+    "Is it in Chapter Forty Two? Chapter Five. Maybe.",
+    '"In Chapter 4?" "Chapter 5. Maybe."',
+    "He read on. Chapter 4. Chapter 5. Chapter 6. Then he slept.",
+    "See e.g. Chapter 21. It is long.",
+    "Read it, cf. Chapter 21. It is long.",
+    "Read Vol. Chapter 21. It is long.",
+    "Ask J. Chapter 21. It is long.",
+    "The parts. Chapter 1, Introduction, explains them.",
+    "The parts. Chapter 1, we think, explains them.",
+    "A reading of John. Chapter 3. Verses 1 to 17.",
+    "He liked it. Chapter 4 I read twice.",
+    "I LIKE IT. CHAPTER 4 WAS THE BEST.",
+    "The best (Chapter 4. The theft) is short.",
+    'He read: "Chapter 4. The theft," and slept.',
+    "the desk Chapter 21. All the clerks",
+    "the desk, Chapter 21. All the clerks",
+    "Subchapter 4. It. Subchapter 5. It.",
+    "Er las. Kapitel 4 handelt von Katzen.",
+    "Siehe Kapitel 4. Es ist lang.",
+]
+
+
+def test_lines_that_may_mention_a_chapter_in_a_sentence_stay_untouched(clean, house):
+    text = "\n".join([*MENTIONS, PROSE])
+    status, out, _ = clean(text=text)
+    assert text_in(house).split("\n") == text.split("\n") and len(MENTIONS) >= 40
+    assert status == 0 and "took out 0 spoken chapter numbers" in out
+
+
+def test_a_book_in_one_line_is_cleaned_like_its_chapters_in_lines(clean, house):
+    chapters = [f"Chapter {number}. {PROSE.strip()}" for number in range(1, 101)]
+    status, out, _ = clean(text=" ".join(chapters))  # 570 KB, which is more than a block
+    assert status == 0 and "took out 100 spoken chapter numbers" in out
+    assert text_in(house) == " ".join([PROSE.strip()] * 100)
+
+
 def test_doubled_white_space_is_removed_and_counted(clean, house):
     status, out, _ = clean(text=f"{PROSE}one  two\tthree \t four\n\n\n\nfive\n\nsix\nseven")
     assert status == 0 and "0 spoken chapter numbers and 4 runs of white space" in out
