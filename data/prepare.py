@@ -313,17 +313,21 @@ TEENS = "ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|
 TENS = "twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
 BELOW_100 = rf"(?:(?:{TENS})(?:[ -](?:{UNITS}))?|{TEENS}|{UNITS})"
 IN_WORDS = rf"(?i:(?:{UNITS}|a)[ -]hundred(?:(?:[ -]and)?[ -]{BELOW_100})?|{BELOW_100})"
-IN_DIGITS = r"\d{1,2}00 and \d{1,2}|\d{1,4}"  # Whisper writes 100 and 1, too
+IN_DIGITS = rf"\d{{1,2}}00 and (?:\d{{1,2}}|{BELOW_100})|\d{{1,4}}"  # Whisper writes 100 and one, too
 ROMAN = r"(?=[CLXVI])C{0,3}(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})"
 NUMBERED = rf"({ANY_CASE}) (?:{IN_DIGITS}|{IN_WORDS}|{ROMAN})\b"
 CHAPTER = re.compile(rf"{NUMBERED}(\.\.\.|[.…:,]| ?[-–—])?(\s+)")  # a heading, if is_heading() says so
 
 SENTENCE_END = re.compile(r"[.!?…][\"'”’“»)\]]*[ \t]+$")
 # An abbreviation, or another chapter's number: then the next is of a list, or the answer to a question.
-NO_SENTENCE_END = re.compile(rf"(?:\b(?:[^\W\d]|cf|viz|vol)\.|(?<!nd of ){NUMBERED}\W+)[ \t]*$", re.IGNORECASE)
-NO_TITLE = re.compile(  # Chapter 3, verse 16; Chapter 4, however, was; Chapter 5. Chapter 6.
-    rf"(?i:(?:vers\w*|sections?|pages?|paragraphs?|articles?|Abs\w+|Artikel|Seite) (?:\d|[ivx]+\b)|{NUMBERED})"
-    r"|(?:however|though|too|which|I think)\b"
+NO_SENTENCE_END = re.compile(rf"(?:\b(?:[^\W\d]|cf|viz|vol)\.|(?<!nd of ){NUMBERED})\W*$", re.IGNORECASE)
+NO_TITLE = re.compile(  # Chapter 3, verse 16; Chapter 5. Chapter 6.
+    rf"(?:(?:vers\w*|sections?|pages?|paragraphs?|articles?|Abs\w+|Artikel|Seite) (?:\d|[ivx]+\b)|{NUMBERED})",
+    re.IGNORECASE,
+)
+ASIDE = re.compile(  # Chapter 4, however, was; Chapter 4, the Provost said.
+    r"(?:however|though|too|which|please|perhaps|maybe|of course|I (?:think|believe|suppose|mean)"
+    r"|(?:\w+ ){0,2}(?:said|says|asked|answered|replied))\b"
 )
 SHORT_TITLE = re.compile(r"[^,.!?\n]{1,80}[.!?]")
 
@@ -353,30 +357,30 @@ def is_heading(match):
     """
     Whether a CHAPTER is a heading that was read out, and not a part of a sentence. What may be either is none.
 
-    Headings are at the beginning of a line or after a sentence. If no full stop follows, a capital does: "Chapter 4 A
+    Headings are at the beginning of a line or after a sentence. If no punctuation follows, a capital does: "Chapter 4 A
     theft", but not "Chapter 4 was good". Only the line decides, so it does not matter where a text is cut into blocks.
     """
     word, mark, gap = match.groups()
-    before = match.string[max(match.start() - 60, 0) : match.start()]
+    before = match.string[max(match.start() - 60, 0) : match.start()].rpartition("\n")[2]
     after = match.string[match.end() : match.end() + 100]
-    begins_line = before[-1:] in ("", "\n")
+    begins_line = before == ""
     if "\n" in gap:
         return begins_line and (mark is not None or word[0].isupper())
     if NO_TITLE.match(after) or not (begins_line or ends_sentence(before) and word[0].isupper()):
         return False
-    if mark in (".", "...", "…") or begins_line and mark in (":", ","):
+    if mark == ",":
+        return not ASIDE.match(after) and (begins_line or SHORT_TITLE.match(after) is not None)
+    if mark in (".", "...", "…") or begins_line and mark == ":":
         return True
     first = after.lstrip("\"'“‘„«¿¡")[:2]
     capital = first[:1].isupper() and not first[1:].isupper()  # in a text of capitals they say nothing
-    if mark == ",":
-        return capital and SHORT_TITLE.match(after) is not None
     if mark is None and re.match(r"I\b", after):  # Chapter 4 I liked
         return word.isupper()
     return capital and word[0].isupper()
 
 
 def ends_sentence(before):
-    """Whether a sentence ends where the text `before` a CHAPTER does."""
+    """Whether a sentence ends where `before` does, the part of a line before a CHAPTER."""
     return SENTENCE_END.search(before) and not NO_SENTENCE_END.search(before)
 
 

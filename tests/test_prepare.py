@@ -313,6 +313,11 @@ HEADINGS = [  # a line, what remains of it; those with a * are what Whisper's ti
     ("in the parliament. Chapter 20, Athft. I don't know,", "in the parliament. Athft. I don't know,"),  # *
     ("half past 4 until 5. Chapter 100 and 1 Arthur comes", "half past 4 until 5. Arthur comes"),  # *
     ('as the others." CHAPTER XXI The first rule of the', 'as the others." The first rule of the'),  # *
+    (
+        "the newspapers about it. Chapter 22, all the king's clocks. I",
+        "the newspapers about it. all the king's clocks. I",
+    ),  # *
+    ("until five. Chapter 100 and one, Arthur comes home. The", "until five. Arthur comes home. The"),  # *
     ("One. Chapter 1. Two. Chapter 2. Three.", "One. Two. Three."),
     # other languages
     ("Kapitel 4. Außerhalb des Universums", "Außerhalb des Universums"),
@@ -365,6 +370,7 @@ MENTIONS = [
     "Chapter 3 Section 2 is the one.",
     "Chapter 7, which I liked, is short.",
     "Chapter 7, I think, is short.",
+    "Chapter 7, said Maud. He opened it.",
     "Chapter 7, however, is short.",
     "Chapter 7 - which I liked - is short.",
     "Chapter 4-5 The end",
@@ -406,6 +412,8 @@ MENTIONS = [
     "Ask J. Chapter 21. It is long.",
     "The parts. Chapter 1, Introduction, explains them.",
     "The parts. Chapter 1, we think, explains them.",
+    "Where is it? Chapter 4, the Provost said. Then he slept.",
+    "Where is it? Chapter 4, please. Then he slept.",
     "A reading of John. Chapter 3. Verses 1 to 17.",
     "He liked it. Chapter 4 I read twice.",
     "I LIKE IT. CHAPTER 4 WAS THE BEST.",
