@@ -320,7 +320,7 @@ CHAPTER = re.compile(rf"{NUMBERED}(\.\.\.|[.…:,]| ?[-–—])?(\s+)")  # a hea
 
 SENTENCE_END = re.compile(r"[.!?…][\"'”’“»)\]]*[ \t]+$")
 # An abbreviation, or another chapter's number: then the next is of a list, or the answer to a question.
-NO_SENTENCE_END = re.compile(rf"(?:\b(?:[^\W\d]|cf|viz|vol)\.|(?<!nd of ){NUMBERED})\W*$", re.IGNORECASE)
+NO_SENTENCE_END = re.compile(rf"(?:\b(?:e\.g|i\.e|[Cc]f|[Vv]iz|[Vv]ol)\.[ \t]+|(?<!nd of ){NUMBERED}\W+)$")
 NO_TITLE = re.compile(  # Chapter 3, verse 16; Chapter 5. Chapter 6.
     rf"(?:(?:vers\w*|sections?|pages?|paragraphs?|articles?|Abs\w+|Artikel|Seite) (?:\d|[ivx]+\b)|{NUMBERED})",
     re.IGNORECASE,

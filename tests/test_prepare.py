@@ -318,6 +318,8 @@ HEADINGS = [  # a line, what remains of it; those with a * are what Whisper's ti
         "the newspapers about it. all the king's clocks. I",
     ),  # *
     ("until five. Chapter 100 and one, Arthur comes home. The", "until five. Arthur comes home. The"),  # *
+    ('a string for middle C." Chapter 21. All the clerks', 'a string for middle C." All the clerks'),
+    ("It was I. Chapter 21. All the clerks", "It was I. All the clerks"),
     ("One. Chapter 1. Two. Chapter 2. Three.", "One. Two. Three."),
     # other languages
     ("Kapitel 4. Außerhalb des Universums", "Außerhalb des Universums"),
@@ -409,7 +411,6 @@ MENTIONS = [
     "See e.g. Chapter 21. It is long.",
     "Read it, cf. Chapter 21. It is long.",
     "Read Vol. Chapter 21. It is long.",
-    "Ask J. Chapter 21. It is long.",
     "The parts. Chapter 1, Introduction, explains them.",
     "The parts. Chapter 1, we think, explains them.",
     "Where is it? Chapter 4, the Provost said. Then he slept.",
@@ -434,11 +435,11 @@ def test_lines_that_may_mention_a_chapter_in_a_sentence_stay_untouched(clean, ho
     assert status == 0 and "took out 0 spoken chapter numbers" in out
 
 
-def test_a_book_in_one_line_is_cleaned_like_its_chapters_in_lines(clean, house):
-    chapters = [f"Chapter {number}. {PROSE.strip()}" for number in range(1, 101)]
-    status, out, _ = clean(text=" ".join(chapters))  # 570 KB, which is more than a block
-    assert status == 0 and "took out 100 spoken chapter numbers" in out
-    assert text_in(house) == " ".join([PROSE.strip()] * 100)
+def test_the_novel_in_one_line_loses_the_same_chapter_numbers_as_in_80(clean, house):
+    lines = (house / "transcriptions.txt").read_text(encoding="utf-8").splitlines()
+    status, out, _ = clean(text=" ".join(lines))  # more than a block
+    assert status == 0 and "took out 80 spoken chapter numbers" in out
+    assert text_in(house) == " ".join(line.partition(". ")[2] for line in lines)
 
 
 def test_doubled_white_space_is_removed_and_counted(clean, house):
