@@ -140,8 +140,7 @@ def main():
         tokenizer, network = load_voice(model)
         if tokenizer.phonemize:
             find_espeak()
-        letters = "abcdefghijklmnopqrstuvwxyz" if tokenizer.phonemize else "".join(tokenizer.encoder)
-        known = {char for char in letters if char.isalpha()}
+        known = None if tokenizer.phonemize else {char for char in "".join(tokenizer.encoder) if char.isalpha()}
         passages = [in_words(passage, known) for passage in BETWEEN_PASSAGES.split(written)]
         if unreadable := sorted({char for _, chars in passages for char in chars}):
             note(f"note: this voice cannot say {' '.join(unreadable)}")
