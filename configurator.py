@@ -1,5 +1,6 @@
 """
-What all scripts share: options, errors, and files that are read and replaced safely. Needs nothing but Python.
+What all scripts share: options, errors, and files that are read, fetched and replaced safely. Needs nothing but
+Python, and huggingface_hub where a file is to be fetched.
 
 A script's options are the plain assignments at its top, each with a trailing comment:
 
@@ -18,6 +19,7 @@ import difflib
 import errno
 import glob
 import importlib.util
+import json
 import math
 import os
 import re
@@ -553,6 +555,48 @@ def standard_input():
     if not hasattr(sys.stdin, "buffer"):
         raise UserError("there is no standard input to read '-' from: name a file, or give it a file or a pipe")
     return sys.stdin.buffer
+
+
+def read_json(path):
+    """The dict in a JSON file. Raises OSError, or ValueError if it is damaged."""
+    try:
+        with open(path, encoding="utf-8") as f:
+            content = json.load(f)
+    except (ValueError, RecursionError) as failure:
+        raise ValueError(f"{path!r} is damaged ({failure})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path!r} is damaged: it should hold a dict")
+    return content
+
+
+def hub_folder(repos, files, local_dir):
+    """
+    The folder of a model on the Hugging Face hub: from the cache if all `files` are there, or else fetched.
+
+    `repos` are the names the cache may have it under; the first is the one to fetch. Raises FileNotFoundError where
+    the hub has no such file; otherwise OSError with the reason, and with the command that makes a folder `local_dir`
+    of it on a machine that has a network.
+    """
+    import huggingface_hub as hub
+    from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError
+
+    for repo in repos:
+        with contextlib.suppress(OSError, ValueError):
+            folder = hub.snapshot_download(repo, allow_patterns=files, local_files_only=True)
+            if all(os.path.exists(os.path.join(folder, file)) for file in files):
+                return folder
+    try:
+        hub.get_hf_file_metadata(hub.hf_hub_url(repos[0], files[0]))  # fails at once without a network
+        return hub.snapshot_download(repos[0], allow_patterns=files)
+    except (RemoteEntryNotFoundError, RepositoryNotFoundError):
+        raise FileNotFoundError(f"the hub has no {repos[0]} with {files[0]}") from None
+    except Exception as failure:  # of many kinds: the hub's own and httpx'
+        why = f"{type(failure).__name__}: {first_line(failure):.150}"
+        raise OSError(
+            f"it is not in the cache {hub.constants.HF_HUB_CACHE!r} and cannot be fetched from the hub ({why}): on a "
+            f"machine with a network, 'hf download {repos[0]} {' '.join(files)} --local-dir {local_dir}' makes a "
+            f"folder {local_dir} to copy here"
+        ) from None
 
 
 @contextlib.contextmanager

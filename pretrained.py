@@ -13,7 +13,7 @@ import shutil
 
 import torch
 
-from configurator import UserError, first_line
+from configurator import UserError, first_line, hub_folder, read_json
 
 PRETRAINED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 ACTIVATIONS = {"erf": "gelu", "tanh": "gelu_new"}  # our names of the two GELUs, and theirs
@@ -46,32 +46,6 @@ def find_pretrained(name):
         return name
     # older programs cached it under the bare name
     return hub_folder([f"openai-community/{name}", name], ["config.json", "model.safetensors"], name)
-
-
-def hub_folder(repos, files, local_dir):
-    """
-    The folder of a model on the Hugging Face hub: from the cache if all `files` are there, or else fetched.
-
-    `repos` are the names the cache may have it under; the first is the one to fetch. Raises OSError with the reason,
-    and with the command that makes a folder `local_dir` of it on a machine that has a network.
-    """
-    import huggingface_hub as hub
-
-    for repo in repos:
-        with contextlib.suppress(OSError, ValueError):
-            folder = hub.snapshot_download(repo, allow_patterns=files, local_files_only=True)
-            if all(os.path.exists(os.path.join(folder, file)) for file in files):
-                return folder
-    try:
-        hub.get_hf_file_metadata(hub.hf_hub_url(repos[0], files[0]))  # fails at once without a network
-        return hub.snapshot_download(repos[0], allow_patterns=files)
-    except Exception as failure:  # of many kinds: the hub's own and httpx'
-        why = f"{type(failure).__name__}: {first_line(failure):.150}"
-        raise OSError(
-            f"it is not in the cache {hub.constants.HF_HUB_CACHE!r} and cannot be fetched from the hub ({why}): on a "
-            f"machine with a network, 'hf download {repos[0]} {' '.join(files)} --local-dir {local_dir}' makes a "
-            f"folder {local_dir} to copy here"
-        ) from None
 
 
 # -----------------------------------------------------------------------------
@@ -169,18 +143,6 @@ def open_safetensors(path):
             yield f
     except SafetensorError as failure:
         raise ValueError(f"{path!r} is damaged ({failure})") from None
-
-
-def read_json(path):
-    """The dict in a JSON file. Raises OSError, or ValueError if it is damaged."""
-    try:
-        with open(path, encoding="utf-8") as f:
-            content = json.load(f)
-    except (ValueError, RecursionError) as failure:
-        raise ValueError(f"{path!r} is damaged ({failure})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path!r} is damaged: it should hold a dict")
-    return content
 
 
 # -----------------------------------------------------------------------------

@@ -7,85 +7,49 @@ Read a text aloud, into a .wav file.
 
 Each sample of sample.py is a passage, with a longer pause after it. Blank lines separate paragraphs.
 
-The voice is a VITS model (Kim et al. 2021, arXiv 2106.06103) in transformers' format, fetched from huggingface.co when
-it is first used. The default, kakao-enterprise/vits-ljs, is one woman's American English, 145 MB, under the MIT
-licence, trained on recordings in the public domain; it needs espeak-ng (GPL) for the pronunciation.
---model=facebook/mms-tts-eng does without espeak-ng, sounds plainer, and is for non-commercial use only (CC BY-NC 4.0).
+The voice is a VITS model (Kim et al. 2021, arXiv 2106.06103), in Piper's format or in transformers'. Piper's voices are
+many times faster, and there are hundreds, in forty languages: https://rhasspy.github.io/piper-samples. A voice is
+fetched from huggingface.co when it is first used. It needs espeak-ng (GPL) for the pronunciation.
+
+The default, en_US-ljspeech-medium, is one woman's American English, 63 MB. By its MODEL_CARD it was trained from
+scratch, on recordings in the public domain (LJ Speech). Most other English voices of Piper were fine-tuned from
+en_US-lessac-medium, whose recordings are licensed for research only. So was en_US-joe-medium, with recordings under
+CC0: it is the voice that the tests listen to, and of the default's size and speed.
 """
 
-from configurator import UserError, check_installed, configure, first_line, note, replacing, run, text_or_file
+from configurator import UserError, check_installed, configure, first_line, hub_folder, note, read_json, replacing
+from configurator import run, suggestion, text_or_file
 
+import importlib.metadata
 import importlib.util
+import logging
 import os
+import re
 import sys
 import time
+import unicodedata
 import wave
+from pathlib import PurePath
 
-import torch
+import numpy as np
 from tqdm import tqdm
 
-from machine import resolve_device
-from pretrained import hub_folder
 from words import BETWEEN_PASSAGES, in_words, pieces
-
-check_installed("transformers", "num2words")
 
 # -----------------------------------------------------------------------------
 text = "Don't panic."  # what to say; FILE:story.txt reads it from a file, FILE:- from standard input
 out = "speech.wav"  # the .wav file to write, 16 bits, mono
-model = "kakao-enterprise/vits-ljs"  # the voice: a name at huggingface.co, or a folder with a VITS model
+model = "en_US-ljspeech-medium"  # the voice: a Piper voice's name or .onnx file, or a VITS model's name or folder
+speaker: str | None = None  # of a voice with several: a name or a number from 0; None is the first
 speed = 1.0  # above 1 speaks faster
 seed = 1337  # of the intonation, which is random
-device = "auto"  # auto, cpu, cuda, cuda:1, mps
+device = "auto"  # auto, cpu, cuda, cuda:1, mps; Piper voices speak on the CPU
 # -----------------------------------------------------------------------------
 
 PAUSES = {"clause": 0.1, "sentence": 0.35, "paragraph": 0.8, "passage": 1.6}  # seconds, after each
-FILES = ["config.json", "model.safetensors", "tokenizer_config.json", "vocab.json"]  # of a voice
 
 # -----------------------------------------------------------------------------
-# the voice
-
-
-def voice_folder(name):
-    """The folder of the voice `name`: itself, or the one that the hub has under that name, fetched once."""
-    if os.path.isdir(name):
-        return name
-    try:
-        return hub_folder([name], FILES, "voice")
-    except OSError as failure:
-        raise UserError(f"--model={name} is no folder, and as a voice {failure}; then use --model=voice") from None
-
-
-def load_voice(name):
-    """The tokenizer and the model of a voice. Raises UserError where it is not a VITS voice."""
-    folder = voice_folder(name)
-    if missing := [file for file in FILES if not os.path.exists(os.path.join(folder, file))]:
-        raise UserError(
-            f"--model={name} has no {', '.join(missing)}: it should be a VITS voice, with {', '.join(FILES)}"
-        )
-    from transformers import VitsConfig, VitsModel, VitsTokenizer
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        kind = VitsConfig.get_config_dict(folder)[0].get("model_type")
-        if kind != "vits":
-            raise UserError(f"--model={name} is of the type {kind!r}: it should be a VITS voice, type 'vits'")
-        tokenizer = VitsTokenizer.from_pretrained(folder, local_files_only=True)
-        network, report = VitsModel.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
-    except UserError:
-        raise
-    except Exception as failure:  # a damaged file can raise almost anything
-        raise UserError(f"cannot load the voice --model={name}: {first_line(failure)}") from None
-    if lacking := sorted(report["missing_keys"]):
-        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
-        raise UserError(f"--model={name} lacks weights of a VITS voice: {lacking[0]}{more}")
-    if max(tokenizer.encoder.values()) >= network.config.vocab_size:
-        raise UserError(f"--model={name}: vocab.json has ids beyond the model's {network.config.vocab_size}")
-    return tokenizer, network.eval()
+# pronunciation
 
 
 def find_espeak():
@@ -105,13 +69,243 @@ def find_espeak():
         )
 
 
-def encode(tokenizer, sentence):
-    """The token ids of a sentence, (1, T), without symbols that the model does not know: it would fail at those."""
-    symbols, _ = tokenizer.prepare_for_tokenization(sentence)  # phonemes, or lower-case letters
-    phonemize, tokenizer.phonemize = tokenizer.phonemize, False
-    ids = tokenizer(symbols, normalize=True, return_tensors="pt").input_ids  # drops what is not in the vocabulary
-    tokenizer.phonemize = phonemize
-    return ids
+def make_phonemizer(voice):
+    """
+    A function from words to phonemes, in one of espeak-ng's voices: "en-us", or as its file is called, "fr" for fr-fr.
+
+    Raises UserError if espeak-ng has no such voice.
+    """
+    find_espeak()
+    from phonemizer.backend import EspeakBackend
+    from phonemizer.backend.espeak.wrapper import EspeakWrapper
+
+    name = {"no": "nb", "zh": "cmn"}.get(voice.lower(), voice.lower())  # languages that are several to espeak-ng
+    known = {PurePath(each.identifier).name.lower(): each.language for each in EspeakWrapper().available_voices()}
+    known |= {language.lower(): language for language in known.values()}
+    if name not in known:
+        raise UserError(f"--model={model} is for espeak-ng's voice {voice!r}, which this espeak-ng has not")
+    logger = logging.getLogger("phonemizer")
+    logger.setLevel(logging.ERROR)  # it warns of each word in another language
+    options = {"preserve_punctuation": True, "with_stress": True, "language_switch": "remove-flags"}
+    espeak = EspeakBackend(known[name], logger=logger, **options)
+    return lambda words: "".join(espeak.phonemize([words], strip=True))
+
+
+def choose_speaker(names, count):
+    """The number of --speaker, of a voice with `count` speakers. `names` is a dict that numbers those with names."""
+    if speaker is None:
+        return 0
+    if speaker in names or speaker.isdecimal() and int(speaker) < count:
+        return names.get(speaker) if speaker in names else int(speaker)
+    has = "one speaker" if count == 1 else f"the speakers 0 to {count - 1:,}"
+    raise UserError(
+        f"--speaker={speaker} is unknown: the voice --model={model} has {has}"
+        + (f"; {suggestion(speaker, list(names))}" if names else "")
+    )
+
+
+# -----------------------------------------------------------------------------
+# voices. Each has a sampling `rate`; a `language`, as espeak-ng calls it; the `letters` that it knows, or None if it
+# goes by phonemes; and say(words): the sound, float32 of shape (samples,), from -1 to 1.
+
+
+class PiperVoice:
+    """
+    A voice of Piper: a VITS model in ONNX format, which onnxruntime computes on the CPU, with a .json file beside it.
+
+    The format is that of github.com/rhasspy/piper, src/python_run. Raises UserError where a file is missing or is not
+    of this format, and where the voice has no such --speaker.
+    """
+
+    def __init__(self, path):
+        check_installed("onnxruntime")
+        import onnxruntime
+
+        if device not in ("auto", "cpu"):
+            torch_device()  # raises UserError for a mistake
+            note(f"note: --device={device} means nothing for a Piper voice, which speaks on the CPU")
+        kind, self.language, self.rate, self.ids, scales, names, count = read_piper_config(path)
+        self.scales = np.array(scales, np.float32)
+        number = choose_speaker(names, count)
+        self.inputs = {"sid": np.array([number])} if count > 1 else {}
+        if kind == "espeak":
+            self.letters, self.phonemes = None, make_phonemizer(self.language)
+        else:
+            self.letters, self.phonemes = {char for char in self.ids if char.isalpha()}, str.lower
+        onnxruntime.set_default_logger_severity(4)  # an exception says what is wrong, too
+        onnxruntime.set_seed(seed)  # each random operation of a model takes it as it is loaded
+        try:
+            self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        except Exception as failure:  # of many kinds
+            why = first_line(failure).rpartition("failed:")[2]
+            raise UserError(f"--model={model} is damaged, or no voice of Piper: {why}") from None
+        expected = {"input", "input_lengths", "scales", *self.inputs}
+        if (found := {each.name for each in self.session.get_inputs()}) != expected:
+            found, expected = (", ".join(sorted(names)) for names in (found, expected))
+            raise UserError(f"--model={model} has the inputs {found}: as a Piper voice it should have {expected}")
+
+    def say(self, words):
+        symbols = [symbol for symbol in unicodedata.normalize("NFD", self.phonemes(words)) if symbol in self.ids]
+        ids = [i for symbol in ["^", *symbols] for i in self.ids[symbol] + self.ids["_"]] + self.ids["$"]
+        inputs = {"input": np.array([ids]), "input_lengths": np.array([len(ids)]), "scales": self.scales, **self.inputs}
+        try:
+            return self.session.run(None, inputs)[0].reshape(-1)
+        except Exception as failure:  # of many kinds: an id that the model lacks, too little memory
+            raise UserError(f"--model={model} cannot say {words!r:.60}: {first_line(failure)}") from None
+
+
+def read_piper_config(path):
+    """
+    What the .json file of a Piper voice says, checked.
+
+    Returns ("espeak" or "text", espeak-ng's voice, sampling rate, symbols with their ids, the three scales, speakers
+    with their numbers, number of speakers).
+    """
+    try:
+        config = read_json(f"{path}.json")
+        scales = {"noise_scale": 0.667, "length_scale": 1, "noise_w": 0.8} | config.get("inference", {})
+        scales = [float(scales[name]) for name in ("noise_scale", "length_scale", "noise_w")]
+        scales[1] /= speed
+        ids = {symbol: [int(i) for i in symbol_ids] for symbol, symbol_ids in config["phoneme_id_map"].items()}
+        names = {name: int(number) for name, number in config.get("speaker_id_map", {}).items()}
+        kind, rate = config.get("phoneme_type", "espeak"), int(config["audio"]["sample_rate"])
+        if kind not in ("espeak", "text"):
+            raise ValueError(f"phoneme_type is {kind!r}, and may be 'espeak' or 'text'")
+        if rate < 1 or not {"_", "^", "$"} <= ids.keys():
+            raise ValueError(f"sample_rate is {rate}, or one of the symbols _ ^ $ is missing")
+        return kind, str(config["espeak"]["voice"]), rate, ids, scales, names, int(config.get("num_speakers", 1))
+    except FileNotFoundError:
+        raise UserError(f"--model={model} lacks {path}.json: a Piper voice is two files, side by side") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as failure:
+        raise UserError(f"{path}.json is not that of a Piper voice: {type(failure).__name__}, {failure}") from None
+
+
+class VitsVoice:
+    """
+    A VITS voice in transformers' format: a folder with the files FILES, computed by torch on --device.
+
+    Raises UserError where it is something else, and where it has no such --speaker.
+    """
+
+    FILES = ["config.json", "model.safetensors", "tokenizer_config.json", "vocab.json"]
+    LANGUAGES = {"deu": "de", "fra": "fr", "ita": "it", "nld": "nl", "pol": "pl", "por": "pt", "rus": "ru", "spa": "es"}
+
+    def __init__(self, folder):
+        if missing := [file for file in self.FILES if not os.path.exists(os.path.join(folder, file))]:
+            raise UserError(
+                f"--model={model} has no {', '.join(missing)}: it should be a VITS voice, with {', '.join(self.FILES)}"
+            )
+        check_installed("transformers")
+        import torch
+        from transformers import VitsConfig, VitsModel, VitsTokenizer
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        try:
+            kind = VitsConfig.get_config_dict(folder)[0].get("model_type")
+            if kind != "vits":
+                raise UserError(f"--model={model} is of the type {kind!r}: it should be a VITS voice, type 'vits'")
+            self.tokenizer = VitsTokenizer.from_pretrained(folder, local_files_only=True)
+            self.network, report = VitsModel.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+        except UserError:
+            raise
+        except Exception as failure:  # a damaged file can raise almost anything
+            raise UserError(f"cannot load the voice --model={model}: {first_line(failure)}") from None
+        config, symbols = self.network.config, self.tokenizer.encoder
+        if lacking := sorted(report["missing_keys"]):
+            more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+            raise UserError(f"--model={model} lacks weights of a VITS voice: {lacking[0]}{more}")
+        if max(symbols.values()) >= config.vocab_size:
+            raise UserError(f"--model={model}: vocab.json has ids beyond the model's {config.vocab_size}")
+        if self.tokenizer.phonemize:
+            find_espeak()
+        self.speaker = choose_speaker({}, config.num_speakers)
+        self.letters = None if self.tokenizer.phonemize else {char for char in "".join(symbols) if char.isalpha()}
+        self.language = "en" if self.letters is None else self.LANGUAGES.get(self.tokenizer.language, "en")
+        self.rate = config.sampling_rate
+        self.network.eval().to(torch_device())
+        self.network.speaking_rate = config.speaking_rate * speed
+        torch.manual_seed(seed)
+
+    def say(self, words):
+        import torch
+
+        with torch.no_grad():
+            ids = self.encode(words).to(self.network.device)
+            return self.network(ids, speaker_id=self.speaker).waveform[0].cpu().numpy()
+
+    def encode(self, words):
+        """The ids of the words, (1, T), without symbols that the model does not know: it would fail at those."""
+        symbols, _ = self.tokenizer.prepare_for_tokenization(words)  # phonemes, or lower-case letters
+        phonemize, self.tokenizer.phonemize = self.tokenizer.phonemize, False
+        ids = self.tokenizer(symbols, normalize=True, return_tensors="pt").input_ids  # drops what is not in vocab.json
+        self.tokenizer.phonemize = phonemize
+        return ids
+
+
+def torch_device():
+    """The torch.device that --device stands for."""
+    from machine import resolve_device
+
+    return resolve_device(device, "float32", False)[0]
+
+
+# -----------------------------------------------------------------------------
+# where a voice is found
+
+PIPER_NAME = re.compile(r"(([a-z]{2,3})_[A-Z]{2})-(\w+)-(x_low|low|medium|high)")  # en_US-ljspeech-medium
+
+
+def load_voice():
+    """The voice that --model names. Raises UserError where there is none."""
+    if name := PIPER_NAME.fullmatch(model):
+        return PiperVoice(installed_voice(model) or fetched_piper_voice(name))
+    if model.lower().endswith(".onnx"):
+        if not os.path.isfile(model):
+            raise UserError(f"--model={model} is no file: it should be that of a Piper voice, or a voice's name")
+        return PiperVoice(model)
+    if os.path.isdir(model):
+        if voices := [name for name in os.listdir(model) if name.endswith(".onnx")]:
+            raise UserError(
+                f"--model={model} is a folder: name the Piper voice, --model={os.path.join(model, voices[0])}"
+            )
+        return VitsVoice(model)
+    if model.count("/") == 1:
+        return VitsVoice(fetched(model, VitsVoice.FILES, "voice"))
+    raise UserError(
+        f"--model={model} is no folder and no .onnx file, and no voice has such a name: Piper's are called as "
+        "en_US-ljspeech-medium, others as facebook/mms-tts-eng"
+    )
+
+
+def installed_voice(name):
+    """The path of a Piper voice that a package in Python's environment brings, or None."""
+    for package in importlib.metadata.distributions():
+        if "piper" in (package.metadata["Name"] or "").lower():
+            for file in package.files or []:
+                if file.name == f"{name}.onnx":
+                    return str(package.locate_file(file))
+    return None
+
+
+def fetched_piper_voice(name):
+    """The path of a Piper voice from the hub, fetched once. `name` is its name as PIPER_NAME matches it."""
+    code, family, dataset, quality = name.groups()
+    path = f"{family}/{code}/{dataset}/{quality}/{name[0]}.onnx"
+    return os.path.join(fetched("rhasspy/piper-voices", [path, f"{path}.json"], f"voice/{path}"), path)
+
+
+def fetched(repo, files, local_path):
+    """The folder of a voice's `files` from the hub, fetched once. Without a network it advises --model=`local_path`."""
+    try:
+        return hub_folder([repo], files, "voice")
+    except FileNotFoundError as failure:
+        raise UserError(f"--model={model} is no voice: {failure}") from None
+    except OSError as failure:
+        raise UserError(f"--model={model} is not here, and {failure}; then use --model={local_path}") from None
 
 
 # -----------------------------------------------------------------------------
@@ -132,31 +326,24 @@ def check_options():
 def main():
     configure(globals())
     check_options()
-    torch_device, _, _ = resolve_device(device, "float32", False)
     written = text_or_file(text, "text")
     if not written.strip():
         raise UserError(f"there is nothing to say: --text={text:.40} is empty")
     with replacing(out) as f:
-        tokenizer, network = load_voice(model)
-        if tokenizer.phonemize:
-            find_espeak()
-        known = None if tokenizer.phonemize else {char for char in "".join(tokenizer.encoder) if char.isalpha()}
-        passages = [in_words(passage, known) for passage in BETWEEN_PASSAGES.split(written)]
+        voice = load_voice()
+        passages = [in_words(part, voice.letters, voice.language) for part in BETWEEN_PASSAGES.split(written)]
         if unreadable := sorted({char for _, chars in passages for char in chars}):
             note(f"note: this voice cannot say {' '.join(unreadable)}")
         script = [piece for words, _ in passages for piece in pieces(words)]
         if not script:
             raise UserError(f"there is nothing that this voice can say in --text={text:.40}")
-        seconds = speak(script, tokenizer, network.to(torch_device), f)
+        seconds = speak(script, voice, f)
     print(f"{out}: {tqdm.format_interval(seconds)} of speech")
 
 
-@torch.no_grad()
-def speak(script, tokenizer, network, f):
+def speak(script, voice, f):
     """Say the pieces of a script into a binary file, one at a time. Returns the length in seconds."""
-    torch.manual_seed(seed)
-    rate = network.config.sampling_rate
-    network.speaking_rate = network.config.speaking_rate * speed
+    rate = voice.rate
     length = sum(len(words) for words, _ in script)
     if length > (most := int(2**31 / rate * 12 * speed)):  # at 12 characters a second, slow speech
         raise UserError(
@@ -170,8 +357,7 @@ def speak(script, tokenizer, network, f):
         sound.setsampwidth(2)
         sound.setframerate(rate)
         for words, pause in script:
-            waveform = network(encode(tokenizer, words).to(network.device), speaker_id=0).waveform[0].cpu()
-            samples = (waveform.clamp(-1, 1) * 32767).round().numpy().astype("<i2")
+            samples = (voice.say(words).clip(-1, 1) * 32767).round().astype("<i2")
             sound.writeframesraw(samples.tobytes() + bytes(2 * int(PAUSES[pause] / speed * rate)))
             bar.update(len(words))
             done += len(words)
