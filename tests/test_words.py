@@ -187,6 +187,7 @@ def test_english_rules_stay_out_of_other_languages(table):
     assert "Mister" not in words.in_words(table, None, "sv")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["en", "de", "fr", "am", "sw"])
 def test_a_number_of_thousands_of_digits_is_said_too(language):  # int() takes 4300 of them
     nines = "9" * 5000
