@@ -111,10 +111,10 @@ SHORT_FORMS = [
     # a word follows the pronoun I, as in the Book I read
     (
         rf"\b([Cc]hapter|Part|Book|Act|Scene|[Vv]olume|Section|Article|War|{KINGS})(\s)"
-        r"(?=[IVX])(X{0,3}(?:IX|IV|V?I{0,3}))(?![\w'])(?!(?<=\sI)\s+(?!of\b)\w)",
+        r"(?=[IVX])(X{0,3}(?:IX|IV|V?I{0,3}))(?!\w)(?!(?<=\sI)(?:'|\s+(?!of\b)\w))",
         roman_numeral,
     ),
-    (r"\b([A-Z][a-z]+)(\s)(?=[IVX]{2})(X{0,3}(?:IX|IV|V?I{0,3}))(?![\w'])", roman_numeral),  # Rocky II
+    (r"\b([A-Z][a-z]+)(\s)(?=[IVX]{2})(X{0,3}(?:IX|IV|V?I{0,3}))(?!\w)", roman_numeral),  # Rocky II
     (r"\bv(?=\d)", "version "),  # v2.0
     (r"\bAD(?= \d)|(?<=\d )AD\b", "A-D"),  # AD 79: espeak says it as a word
     (r"\b([CF])#", r"\1 sharp "),
@@ -136,13 +136,13 @@ CURRENCIES = {  # one, many, a hundredth, hundredths
 }
 LARGE = {"k": "thousand", "m": "million", "mn": "million", "b": "billion", "bn": "billion", "tn": "trillion"}
 UNITS, UNIT = table(  # with (s), or (one|many)
-    "km kilometre(s), m metre(s), cm centimetre(s), mm millimetre(s), mi mile(s), ft f(oot|eet), "
-    "km^2 square kilometre(s), m^2 square metre(s), m^3 cubic metre(s), km/h kilometre(s) per hour, m/s metre(s) per second, "
-    "mph mile(s) per hour, kg kilogram(s), g gram(s), mg milligram(s), lb pound(s), lbs pound(s), oz ounce(s), l litre(s), ml millilitre(s), "
-    "min minute(s), sec second(s), ms millisecond(s), hrs hour(s), kB kilobyte(s), KB kilobyte(s), MB megabyte(s), "
-    "GB gigabyte(s), TB terabyte(s), Hz hertz, kHz kilohertz, MHz megahertz, GHz gigahertz, dB decibel(s), V volt(s), "
-    "W watt(s), kW kilowatt(s), kWh kilowatt hour(s), °C degree(s) Celsius, °F degree(s) Fahrenheit, ° degree(s), "
-    "¢ cent(s), % percent"
+    "km kilometre(s), m metre(s), cm centimetre(s), mm millimetre(s), mi mile(s), ft f(oot|eet), km^2 square "
+    "kilometre(s), m^2 square metre(s), m^3 cubic metre(s), km/h kilometre(s) per hour, m/s metre(s) per second, mph "
+    "mile(s) per hour, kg kilogram(s), g gram(s), mg milligram(s), lb pound(s), lbs pound(s), oz ounce(s), l "
+    "litre(s), ml millilitre(s), min minute(s), sec second(s), ms millisecond(s), hrs hour(s), kB kilobyte(s), KB "
+    "kilobyte(s), MB megabyte(s), GB gigabyte(s), TB terabyte(s), Hz hertz, kHz kilohertz, MHz megahertz, GHz "
+    "gigahertz, dB decibel(s), V volt(s), W watt(s), kW kilowatt(s), kWh kilowatt hour(s), °C degree(s) Celsius, °F "
+    "degree(s) Fahrenheit, ° degree(s), ¢ cent(s), % percent"
 )
 UNIT = rf"(?:(?P<unit>{UNIT})(?!\w|\^)(?:\.(?=\s[a-z]))?)"
 NUMBER = re.compile(
@@ -153,7 +153,7 @@ NUMBER = re.compile(
     re.VERBOSE,
 )
 FRACTION = re.compile(
-    r"(?<![\w/⁄.,])(?:(?P<whole>\d+)\s)?(?P<above>\d{1,2})(?:/(?P<below>2|3|4|5|8|10|16|100)|⁄(?P<small>\d+))(?![\d/⁄])"
+    r"(?<![\w/⁄.,])(?:(?P<whole>\d{1,9})\s)?(?P<above>\d{1,2})(?:/(?P<below>2|3|4|5|8|10|16|100)|⁄(?P<small>\d{1,9}))(?![\d/⁄])"
     rf"(?:\s*{UNIT})?"
 )
 
@@ -226,9 +226,11 @@ def fraction_in_words(match):
 
 
 def range_in_words(match):
-    """10-20 as 10 to 20, and $5-10 as 5 to $10; but fifty-fifty."""
+    """10-20 as 10 to 20, $5-10 as 5 to $10 and $5m-6m as $5m to $6m; but fifty-fifty."""
     currency, first, last = match.groups()
-    return match[0] if first == last.rstrip(".,") else f"{first} to {currency}{last}"
+    if first == last.rstrip(".,"):
+        return match[0]
+    return f"{currency if first[-1].isalpha() else ''}{first} to {currency}{last}"
 
 
 def by_digits(match):
@@ -259,14 +261,15 @@ NUMBER_RULES = [
     (r"\b(\d{1,2})\.([0-5]\d)(?= [AP]-M)", r"\1:\2"),  # 7.30pm
     (r"(?<![\w-])\d+(?:-\d+){2,}(?![\w-])", lambda match: match[0].replace("-", ", ")),  # 2025-12-24
     (r"(?<![\w/])\d+(?:/\d+){2,}(?![\w/])", lambda match: match[0].replace("/", " slash ")),  # 24/12/2025
-    (r"(?<![\w.,-])([$€£¥]?)(\d[\d,.]*)(?:-| ?– ?)\1?(\d[\d,.]*)(?![\d-])", range_in_words),
+    (r"(?<=[AP]-M)(?:-| ?– ?)(?=\d)", " to "),
+    (r"(?<![\w.,-])([$€£¥]?)(\d[\d,.]*(?:[kmb]n?)?)(?:-| ?– ?)\1?(\d[\d,.]*)(?![\d-])", range_in_words),
     (r"(?<=\d) ?– ?(?=\d)", " to "),
     (
         r"\b(?<![.:,])(?P<hour>[01]?\d|2[0-4]):(?P<minute>[0-5]\d)(?::(?P<second>[0-5]\d))?(?![\d:])(?P<half> [AP]-M)?",
         time_in_words,
     ),
     (r"(?<=\d):(?=\d)", " to "),  # 3:2
-    (r"\b(\d[\d,.]*) ?([€£¥])(?!\d)", r"\2\1"),  # 5 €
+    (r"(?<![\w.,])(\d[\d,.]*) ?([€£¥])(?!\d)", r"\2\1"),  # 5 €
     (r"([€£$]\d+),(\d\d)(?!\d|,\d)", r"\1.\2"),  # €2,50
     (r"(?<![\w.,])(\d)p\b", r"£0.0\1"),  # 5p
     (r"(?<![\w.,])(\d\d)p\b", r"£0.\1"),  # 50p
@@ -278,12 +281,13 @@ NUMBER_RULES = [
     (r"(?<!m)\^2(?!\d)", " squared"),
     (r"(?<!m)\^3(?!\d)", " cubed"),
     (r"(?<!m)\^(?=-?\d)", " to the power of "),  # 10^6
-    (r"(?<=\d)x(?=\d)", " by "),  # 2x4
+    (r"(?<=\d) ?x ?(?=\d)", " by "),  # 2x4
     (r"(?<=\d)x\b", " times"),  # 5x
     (r"(?<=\d) ?\* ?(?=\d)", " times "),
+    (r"§§ ?(?=\d)", "sections "),
     (r"#(?=\d)", "number "),
     (r"~ ?(?=\d)", "about "),
-    (r"\b[A-Z]{2,3}(?=\d)", lambda match: "-".join(match[0])),  # CO2
+    (r"(?<![A-Za-z])[A-Z]{2,3}(?=\d)", lambda match: "-".join(match[0])),  # CO2
     (NUMBER, number_in_words),
     (rf"{START}\s*(\w?)", lambda match: match[1].upper()),
 ]
@@ -327,12 +331,12 @@ MONTHS = "Januar|Februar|März|April|Mai|Juni|Juli|August|September|Oktober|Nove
 ORDINALS = {  # 1er, 1º, 1:a ...
     "de": r"(?:\b(?P<before>[Dd](?:er|ie|as|e[mns])|[AaIi]m|[Zz]u[mr]|[Vv]om|[Bb]eim)\s)?\b(?P<number>\d{1,4})\."
     rf"(?=\s[A-ZÄÖÜ])(?:(?=\s(?P<month>{MONTHS})\b))?",
-    "fr": r"\b(?P<number>\d+)(?P<tail>er|re|ère|nde?|ème|e)\b",
-    "nl": r"\b(?P<number>\d+)(?:de|ste|e)\b",
-    "sv": r"\b(?P<number>\d+):[ae]\b",
-    "ru": r"\b(?P<number>\d+)-й\b",
-    "uk": r"\b(?P<number>\d+)-й\b",
-    **dict.fromkeys(("es", "it", "pt"), r"\b(?P<number>\d+)\.?(?P<tail>[ºª])"),
+    "fr": r"\b(?P<number>\d{1,9})(?P<tail>er|re|ère|nde?|ème|e)\b",
+    "nl": r"\b(?P<number>\d{1,9})(?:de|ste|e)\b",
+    "sv": r"\b(?P<number>\d{1,9}):[ae]\b",
+    "ru": r"\b(?P<number>\d{1,9})-й\b",
+    "uk": r"\b(?P<number>\d{1,9})-й\b",
+    **dict.fromkeys(("es", "it", "pt"), r"\b(?P<number>\d{1,9})\.?(?P<tail>[ºª])"),
     **dict.fromkeys(("da", "no", "fi", "hu", "pl", "sl"), r"\b(?P<number>\d{1,4})\.(?=\s[a-zåäöøæčšžłśżáéíóúőű])"),
 }
 FOREIGN_NUMBER = re.compile(
@@ -373,7 +377,7 @@ def whole_and_decimals(number, pointed):
 
 def foreign_money(whole, decimals, sign, code):
     """12,50 € as zwölf Euro und fünfzig Cent; None where num2words has no words for it."""
-    if (code := code.replace("_BR", "")) not in MONEYED or len(decimals) not in (0, 2) or int(whole) >= 10**9:
+    if (code := code.replace("_BR", "")) not in MONEYED or len(decimals) not in (0, 2) or len(whole) > 9:
         return None
     from num2words import CONVERTER_CLASSES
 
@@ -390,7 +394,7 @@ def foreign_integer(digits, code, letters, year):
     """A whole number; None where espeak should say it: its voices know no `letters`."""
     if letters is None and code in BEST_AS_DIGITS:
         return None
-    if re.fullmatch(r"0\d+", digits):
+    if re.fullmatch(r"0\d+|\d{16,}", digits):
         return digit_by_digit(digits, code)
     year = year and code in YEARS and 1100 <= int(digits) < 2100
     words = integer(int(digits), code, "year" if year else "cardinal")
@@ -423,7 +427,7 @@ def foreign(passage, code, letters):
     passage = re.sub(r"(?<![\d.])(\d{1,2})\.(\d{1,2})\.(?=\d)", r"\1 \2 ", passage)  # 2.5.2020
     passage = re.sub(r"(?<=\d):(?=\d\d)", " ", passage)  # 10:30
     passage = re.sub(
-        r"(?<![\w-])(\d[\d.,]*)(?:-| ?– ?)(?=\d[\d.,]*(?![\d-]))", rf"\1 {signs.get('–', '–')} ", passage
+        r"(?<![\w.,-])(\d[\d.,]*)(?:-| ?– ?)(?=\d[\d.,]*(?![\d-]))", rf"\1 {signs.get('–', '–')} ", passage
     )  # 10-20
     if signs:
         passage = re.sub(r"°([CF])\b", lambda m: f"° {'Celsius' if m[1] == 'C' else 'Fahrenheit'}", passage)

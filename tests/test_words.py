@@ -25,6 +25,7 @@ $0.50, £0.05, £0.01, 50p | fifty cents, five pence, one penny, fifty pence
 $1.00, $0, ¥500, ₹1 | one dollar, zero dollars, five hundred yen, one rupee
 €2,50 or 5 € | two euro, fifty cents or five euro
 $5-10, £5–10m, $5–$10 | five to ten dollars, five to ten million pounds, five to ten dollars
+£20m-£30m | twenty million pounds to thirty million pounds
 -$5, $5/hour | minus five dollars, five dollars per hour
 3.14 of 1,234 and 1,000,001 | three point one four of one thousand, two hundred and thirty-four and one million and one
 the 1st, 2nd, 12th, 20th and 21st of 100 | the first, second, twelfth, twentieth and twenty-first of one hundred
@@ -45,7 +46,7 @@ agent 007 | agent zero zero seven
 10:30pm, 7.30 p.m. and 10am | ten thirty P-M, seven thirty P-M and ten A-M
 10:00 a.m. today | ten A-M today
 at 10 p.m. He left | at ten P-M. He left
-10:30–11:00 | ten thirty to eleven o'clock
+10:30–11:00, 7am-9am | ten thirty to eleven o'clock, seven A-M to nine A-M
 1:30:05 | one thirty and five seconds
 3:2 and 16:9 | three to two and sixteen to nine
 1914–1918, 1939-45 | nineteen fourteen to nineteen eighteen, nineteen thirty-nine to forty-five
@@ -77,7 +78,7 @@ e.g. this, i.e. that, A vs. B | for example this, that is that, A versus B
 Davis Jr. sang. Smith Ltd. | Davis Junior sang. Smith Limited.
 Chapter IV, Part II, Act I, Volume XII | Chapter four, Part two, Act one, Volume twelve
 Chapter I | Chapter one
-Henry VIII, Louis XIV and Elizabeth I. | Henry the eighth, Louis the fourteenth and Elizabeth the first.
+Henry VIII, Louis XVI's and Elizabeth I. | Henry the eighth, Louis the sixteenth's and Elizabeth the first.
 World War II, Rocky II | World War two, Rocky two
 So did I. The Book I read. Then I, too | So did I. The Book I read. Then I, too
 call +44 20 7946 0958 | call plus four four, two zero, seven nine four six, zero nine five eight
@@ -91,9 +92,9 @@ a=b, 1+1=2, 2*3 | a equals b, one plus one equals two, two times three
 10^6, 10⁶, x², x³ ≠ 5 | ten to the power of six, ten to the power of six, x squared, x cubed not equal to five
 bob.smith@example.co.uk | bob dot smith at example dot co dot uk
 https://www.example.com/a_b | www dot example dot com slash a underscore b
-CO2, CO₂, H2O, B2B | C-O-two, C-O-two, H-two-O, B-two-B
+CO2, CO₂, H2O, H2SO4 | C-O-two, C-O-two, H-two-O, H-two-S-O-four
 MP3, A4, R2-D2, 3D, 42nd | M-P-three, A-four, R-two-D-two, three-D, forty-second
-5x faster, 2x4, 5×3 | five times faster, two by four, five times three
+5x faster, 2x4, 3 x 4, 5×3 | five times faster, two by four, three by four, five times three
 ~5, § 5, ±5 | about five, section five, plus minus five
 Foo™ Bar® | Foo Bar
 It was 1984. 5 came. "The end." 42 is it. | It was nineteen eighty-four. Five came. The end. Forty-two is it.
@@ -184,6 +185,15 @@ def test_every_language_of_num2words_says_its_numbers(code):
 @pytest.mark.parametrize("table", ["Mr. 5", "5 €"])
 def test_english_rules_stay_out_of_other_languages(table):
     assert "Mister" not in words.in_words(table, None, "sv")[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("language", ["en", "de", "fr", "am", "sw"])
+def test_a_number_of_thousands_of_digits_is_said_too(language):  # int() takes 4300 of them
+    nines = "9" * 5000
+    for text in (nines, f"1⁄{nines}", f"{nines}e", f"{nines}º", f"€{nines}", f"{nines}th", f"1.{nines}", f"{nines}:00"):
+        words.in_words(text, None, language)
+        words.in_words(text, set(LETTERS), language)
 
 
 def test_a_language_that_num2words_lacks_keeps_its_digits_or_has_english_words():
