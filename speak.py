@@ -95,13 +95,13 @@ def choose_speaker(names, count):
     """The number of --speaker, of a voice with `count` speakers. `names` is a dict that numbers those with names."""
     if speaker is None:
         return 0
-    if speaker in names or speaker.isdecimal() and int(speaker) < count:
-        return names.get(speaker) if speaker in names else int(speaker)
+    if speaker in names:
+        return names[speaker]
+    if speaker.isdecimal() and int(speaker) < count:
+        return int(speaker)
     has = "one speaker" if count == 1 else f"the speakers 0 to {count - 1:,}"
-    raise UserError(
-        f"--speaker={speaker} is unknown: the voice --model={model} has {has}"
-        + (f"; {suggestion(speaker, list(names))}" if names else "")
-    )
+    hint = f"; {suggestion(speaker, names)}" if 0 < len(names) < 30 else ""  # some voices have hundreds
+    raise UserError(f"--speaker={speaker} is unknown: the voice --model={model} has {has}{hint}")
 
 
 # -----------------------------------------------------------------------------
@@ -131,7 +131,7 @@ class PiperVoice:
         if kind == "espeak":
             self.letters, self.phonemes = None, make_phonemizer(self.language)
         else:
-            self.letters, self.phonemes = {char for char in self.ids if char.isalpha()}, str.lower
+            self.letters, self.phonemes = letters_in(self.ids), str.lower
         onnxruntime.set_default_logger_severity(4)  # an exception says what is wrong, too
         onnxruntime.set_seed(seed)  # each random operation of a model takes it as it is loaded
         try:
@@ -171,7 +171,7 @@ def read_piper_config(path):
         kind, rate = config.get("phoneme_type", "espeak"), int(config["audio"]["sample_rate"])
         if kind not in ("espeak", "text"):
             raise ValueError(f"phoneme_type is {kind!r}, and may be 'espeak' or 'text'")
-        if rate < 1 or not {"_", "^", "$"} <= ids.keys():
+        if not 1 <= rate < 2**20 or not {"_", "^", "$"} <= ids.keys():
             raise ValueError(f"sample_rate is {rate}, or one of the symbols _ ^ $ is missing")
         return kind, str(config["espeak"]["voice"]), rate, ids, scales, names, int(config.get("num_speakers", 1))
     except FileNotFoundError:
@@ -223,7 +223,7 @@ class VitsVoice:
         if self.tokenizer.phonemize:
             find_espeak()
         self.speaker = choose_speaker({}, config.num_speakers)
-        self.letters = None if self.tokenizer.phonemize else {char for char in "".join(symbols) if char.isalpha()}
+        self.letters = None if self.tokenizer.phonemize else letters_in(symbols)
         self.language = "en" if self.letters is None else self.LANGUAGES.get(self.tokenizer.language, "en")
         self.rate = config.sampling_rate
         self.network.eval().to(torch_device())
@@ -244,6 +244,11 @@ class VitsVoice:
         ids = self.tokenizer(symbols, normalize=True, return_tensors="pt").input_ids  # drops what is not in vocab.json
         self.tokenizer.phonemize = phonemize
         return ids
+
+
+def letters_in(symbols):
+    """The letters among a voice's symbols, and the marks that belong to letters."""
+    return {char for char in "".join(symbols) if unicodedata.category(char)[0] in "LM"}
 
 
 def torch_device():
