@@ -591,7 +591,7 @@ def hub_folder(repos, files, local_dir):
     except (RemoteEntryNotFoundError, RepositoryNotFoundError):
         raise FileNotFoundError(f"the hub has no {repos[0]} with {files[0]}") from None
     except Exception as failure:  # of many kinds: the hub's own and httpx'
-        why = f"{type(failure).__name__}: {first_line(failure):.150}"
+        why = f"{type(failure).__name__}: {first_line(failure).partition('. ')[0]:.150}"
         raise OSError(
             f"it is not in the cache {hub.constants.HF_HUB_CACHE!r} and cannot be fetched from the hub ({why}): on a "
             f"machine with a network, 'hf download {repos[0]} {' '.join(files)} --local-dir {local_dir}' makes a "

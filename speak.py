@@ -20,6 +20,7 @@ CC0: it is the voice that the tests listen to, and of the default's size and spe
 from configurator import UserError, check_installed, configure, first_line, hub_folder, note, read_json, replacing
 from configurator import run, suggestion, text_or_file
 
+import difflib
 import importlib.metadata
 import importlib.util
 import logging
@@ -79,11 +80,11 @@ def make_phonemizer(voice):
     from phonemizer.backend import EspeakBackend
     from phonemizer.backend.espeak.wrapper import EspeakWrapper
 
-    name = {"no": "nb", "zh": "cmn"}.get(voice.lower(), voice.lower())  # languages that are several to espeak-ng
+    name = {"no": "nb", "zh": "cmn"}.get(voice.lower(), voice.lower())  # Bokmål, Mandarin
     known = {PurePath(each.identifier).name.lower(): each.language for each in EspeakWrapper().available_voices()}
     known |= {language.lower(): language for language in known.values()}
     if name not in known:
-        raise UserError(f"--model={model} is for espeak-ng's voice {voice!r}, which this espeak-ng has not")
+        raise UserError(f"--model={model} is for espeak-ng's voice {voice!r}, which this espeak-ng does not have")
     logger = logging.getLogger("phonemizer")
     logger.setLevel(logging.ERROR)  # it warns of each word in another language
     options = {"preserve_punctuation": True, "with_stress": True, "language_switch": "remove-flags"}
@@ -146,6 +147,8 @@ class PiperVoice:
 
     def say(self, words):
         symbols = [symbol for symbol in unicodedata.normalize("NFD", self.phonemes(words)) if symbol in self.ids]
+        if not symbols:
+            return np.zeros(0, np.float32)
         ids = [i for symbol in ["^", *symbols] for i in self.ids[symbol] + self.ids["_"]] + self.ids["$"]
         inputs = {"input": np.array([ids]), "input_lengths": np.array([len(ids)]), "scales": self.scales, **self.inputs}
         try:
@@ -165,19 +168,24 @@ def read_piper_config(path):
         config = read_json(f"{path}.json")
         scales = {"noise_scale": 0.667, "length_scale": 1, "noise_w": 0.8} | config.get("inference", {})
         scales = [float(scales[name]) for name in ("noise_scale", "length_scale", "noise_w")]
-        scales[1] /= speed
         ids = {symbol: [int(i) for i in symbol_ids] for symbol, symbol_ids in config["phoneme_id_map"].items()}
         names = {name: int(number) for name, number in config.get("speaker_id_map", {}).items()}
         kind, rate = config.get("phoneme_type", "espeak"), int(config["audio"]["sample_rate"])
+        kind = str(kind).lower().removeprefix("phonemetype.")  # es_MX-ald-medium has PhonemeType.ESPEAK
         if kind not in ("espeak", "text"):
             raise ValueError(f"phoneme_type is {kind!r}, and may be 'espeak' or 'text'")
-        if not 1 <= rate < 2**20 or not {"_", "^", "$"} <= ids.keys():
-            raise ValueError(f"sample_rate is {rate}, or one of the symbols _ ^ $ is missing")
+        if not 1 <= rate < 2**20 or not all(0 <= scale < 100 for scale in scales) or not scales[1]:
+            raise ValueError(f"sample_rate is {rate}, and the scales are {scales}")
+        if missing := {"_", "^", "$"} - ids.keys():
+            raise ValueError(f"phoneme_id_map lacks {' '.join(sorted(missing))}")
+        scales[1] /= speed
         return kind, str(config["espeak"]["voice"]), rate, ids, scales, names, int(config.get("num_speakers", 1))
     except FileNotFoundError:
         raise UserError(f"--model={model} lacks {path}.json: a Piper voice is two files, side by side") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as failure:
-        raise UserError(f"{path}.json is not that of a Piper voice: {type(failure).__name__}, {failure}") from None
+    except KeyError as failure:
+        raise UserError(f"{path}.json is not that of a Piper voice: it has no {failure}") from None
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError) as failure:
+        raise UserError(f"{path}.json is not that of a Piper voice: {failure}") from None
 
 
 class VitsVoice:
@@ -267,33 +275,27 @@ PIPER_NAME = re.compile(r"(([a-z]{2,3})_[A-Z]{2})-(\w+)-(x_low|low|medium|high)"
 def load_voice():
     """The voice that --model names. Raises UserError where there is none."""
     if name := PIPER_NAME.fullmatch(model):
-        return PiperVoice(installed_voice(model) or fetched_piper_voice(name))
-    if model.lower().endswith(".onnx"):
-        if not os.path.isfile(model):
-            raise UserError(f"--model={model} is no file: it should be that of a Piper voice, or a voice's name")
-        return PiperVoice(model)
+        return PiperVoice(installed_voices().get(model) or fetched_piper_voice(name))
     if os.path.isdir(model):
-        if voices := [name for name in os.listdir(model) if name.endswith(".onnx")]:
-            raise UserError(
-                f"--model={model} is a folder: name the Piper voice, --model={os.path.join(model, voices[0])}"
-            )
+        if voices := sorted(name for name in os.listdir(model) if name.endswith(".onnx")):
+            path = os.path.join(model, voices[0])
+            raise UserError(f"--model={model} is a folder: name the Piper voice in it, --model={path}")
         return VitsVoice(model)
-    if model.count("/") == 1:
+    if os.path.isfile(model) and model.lower().endswith(".onnx"):
+        return PiperVoice(model)
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", model) and not model.endswith(".onnx"):
         return VitsVoice(fetched(model, VitsVoice.FILES, "voice"))
-    raise UserError(
-        f"--model={model} is no folder and no .onnx file, and no voice has such a name: Piper's are called as "
-        "en_US-ljspeech-medium, others as facebook/mms-tts-eng"
-    )
+    known = [*installed_voices(), "en_US-ljspeech-medium", "facebook/mms-tts-eng"]
+    near = difflib.get_close_matches(os.path.basename(model).lower(), [name.lower() for name in known], 1)
+    hint = next((f"did you mean {name}?" for name in known if name.lower() in near), f"names are such as {known[-2]}")
+    raise UserError(f"--model={model} is no folder, no .onnx file, and no name of a voice: {hint}")
 
 
-def installed_voice(name):
-    """The path of a Piper voice that a package in Python's environment brings, or None."""
-    for package in importlib.metadata.distributions():
-        if "piper" in (package.metadata["Name"] or "").lower():
-            for file in package.files or []:
-                if file.name == f"{name}.onnx":
-                    return str(package.locate_file(file))
-    return None
+def installed_voices():
+    """The Piper voices that packages in Python's environment bring: {name: path}."""
+    packages = [p for p in importlib.metadata.distributions() if "piper" in (p.metadata["Name"] or "").lower()]
+    files = [(package, file) for package in packages for file in package.files or [] if file.suffix == ".onnx"]
+    return {file.stem: str(package.locate_file(file)) for package, file in files}
 
 
 def fetched_piper_voice(name):
@@ -305,6 +307,7 @@ def fetched_piper_voice(name):
 
 def fetched(repo, files, local_path):
     """The folder of a voice's `files` from the hub, fetched once. Without a network it advises --model=`local_path`."""
+    check_installed("huggingface_hub")
     try:
         return hub_folder([repo], files, "voice")
     except FileNotFoundError as failure:
@@ -331,6 +334,7 @@ def check_options():
 def main():
     configure(globals())
     check_options()
+    check_installed("num2words")
     written = text_or_file(text, "text")
     if not written.strip():
         raise UserError(f"there is nothing to say: --text={text:.40} is empty")
@@ -357,6 +361,7 @@ def speak(script, voice, f):
     bar = tqdm(total=length, unit="char", leave=False, disable=not sys.stderr.isatty())
     began = shown = time.time()
     done = 0
+    spoken = 0  # samples, without pauses
     with wave.open(f, "wb") as sound:
         sound.setnchannels(1)
         sound.setsampwidth(2)
@@ -364,6 +369,7 @@ def speak(script, voice, f):
         for words, pause in script:
             samples = (voice.say(words).clip(-1, 1) * 32767).round().astype("<i2")
             sound.writeframesraw(samples.tobytes() + bytes(2 * int(PAUSES[pause] / speed * rate)))
+            spoken += len(samples)
             bar.update(len(words))
             done += len(words)
             if bar.disable and time.time() > shown + 10:
@@ -371,6 +377,8 @@ def speak(script, voice, f):
                 left = (shown - began) * (length - done) / done
                 note(f"{done / length:.0%} said, {tqdm.format_interval(left)} left")
         bar.close()
+        if not spoken:
+            raise UserError(f"the voice --model={model} has no symbols for {script[0][0]!r:.60}")
         return sound.tell() / rate
 
 

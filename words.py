@@ -54,12 +54,12 @@ def digit_by_digit(digits, code="en"):
 TITLES = "Mr Mister, Mrs Missus, Ms Miz, Dr Doctor, Prof Professor, Sgt Sergeant, Capt Captain, Lt Lieutenant"
 RANKS = (
     "Col Colonel, Maj Major, Cpl Corporal, Gen General, Rev Reverend, Gov Governor, Sen Senator, Rep Representative, "
-    "Hon Honourable, Mt Mount"
+    "Hon Honourable, Mt Mount, Ft Fort, Mme Madame, Messrs Messieurs"
 )
 BEFORE_NUMBERS = (
     "No number, Nos numbers, vol volume, Vol Volume, p page, pp pages, ch chapter, Ch Chapter, fig figure, Fig Figure, "
-    "sec section, Sec Section, c circa, ca circa, Jan January, Feb February, Aug August, Sept September, Oct October, "
-    "Nov November, Dec December"
+    "sec section, Sec Section, c circa, ca circa, Jan January, Feb February, Mar March, Apr April, Jun June, Jul July, "
+    "Aug August, Sept September, Oct October, Nov November, Dec December"
 )
 INSIDE = "e.g for example, i.e that is, vs versus, cf compare, approx approximately, viz namely"  # of a sentence
 ANYWHERE = (  # also at the end of a sentence
@@ -72,6 +72,9 @@ KINGS = (
     "Alexander|Benedict|Catherine|Charles|Clement|Edward|Elizabeth|Francis|Frederick|George|Gregory|Henry|Innocent|"
     "Ivan|James|John|Leo|Louis|Mary|Napoleon|Nicholas|Paul|Peter|Philip|Pius|Richard|Urban|Wilhelm|William"
 )
+
+ROMAN = r"(?=[CLXVI])C{0,3}(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})"
+AFTER_NUMERALS = "of|was|is|and|had|has|in|who|began|ended|came|died|became|ruled|reigned"  # Charles I was, Part I is
 
 
 def table(rows):
@@ -87,9 +90,9 @@ def abbreviations(rows, before, after):
 
 
 def roman_numeral(match):
-    """Chapter IV and World War II: four, two. Henry VIII: the eighth."""
+    """Chapter IV and World War II: four, two. Henry VIII: the eighth. Numerals up to CCCXCIX."""
     name, space, numeral = match.groups()
-    values = [{"I": 1, "V": 5, "X": 10}[letter] for letter in numeral]
+    values = [{"I": 1, "V": 5, "X": 10, "L": 50, "C": 100}[letter] for letter in numeral]
     number = sum(-one if one < after else one for one, after in zip(values, [*values[1:], 0]))
     words = f"the {integer(number, to='ordinal')}" if re.fullmatch(KINGS, name) else integer(number)
     return f"{name}{space}{words}"
@@ -102,16 +105,20 @@ SHORT_FORMS = [
         r"\1Street",
     ),
     (r"(\d(?:st|nd|rd|th)\s)St\.", r"\1Street"),
+    (r"(\b(?:on|along|down|off)\s[A-Z][a-z]+\s)St\.", r"\1Street."),  # on Wall St. Traders
+    (r"(\b[A-Z][a-z]+\s)Dr\.(?!\s[A-Z])", r"\1Drive"),  # 5 Maple Dr.
+    (r"\b(at|in|of|from|to|past|outside) no\.(?=\s?\d)", r"\1 number"),  # at no. 5, but not: said no. 5 came
     (r"\bSt\b\.?(?=\s[A-Z])", "Saint"),
     abbreviations(TITLES, r"\b", r"(?:\.|\b(?=\s[A-Z]))"),
     abbreviations(RANKS, r"\b", r"\.(?=\s[A-Z])"),
     abbreviations(BEFORE_NUMBERS, r"(?<![\w.])", r"\.(?=\s?\d|\s[IVX]{2,}\b)"),  # no. 5 may end a sentence
     abbreviations(INSIDE, r"(?<![\w.])", r"\."),
     abbreviations(ANYWHERE, r"(?<![\w.])", rf"(?:{SENTENCE_ENDS}|\.)"),
-    # a word follows the pronoun I, as in the Book I read
+    (rf"\b(War)(\s)({ROMAN})(?!\w)", roman_numeral),
+    # other words follow the pronoun I, as in the Book I read
     (
-        rf"\b([Cc]hapter|Part|Book|Act|Scene|[Vv]olume|Section|Article|War|{KINGS})(\s)"
-        r"(?=[IVX])(X{0,3}(?:IX|IV|V?I{0,3}))(?!\w)(?!(?<=\sI)(?:'|\s+(?!of\b)\w))",
+        rf"\b((?i:chapter|part|book|act|scene|volume|section|article)|Bowl|{KINGS})(\s)({ROMAN})(?!\w)"
+        rf"(?!(?<=\sI)(?:'|\s+(?!(?:{AFTER_NUMERALS})\b)\w))",
         roman_numeral,
     ),
     (r"\b([A-Z][a-z]+)(\s)(?=[IVX]{2})(X{0,3}(?:IX|IV|V?I{0,3}))(?!\w)", roman_numeral),  # Rocky II
@@ -173,8 +180,8 @@ def number_in_words(match):
     """A NUMBER in words: 21st, 3.14, the 1980s, $3.14, $5bn, -5 °C. 1100 to 2099 are years, where nothing follows."""
     minus, currency, whole, decimals, ending, large, unit = match.groups(default="")
     number = whole.replace(",", "")
-    if currency and not large and len(decimals) <= 2 and number != "" and len(number) <= 15:
-        words = money(int(number), int(decimals.ljust(2, "0")), *CURRENCIES[currency])
+    if currency and not large and len(decimals) <= 2 and len(number) <= 15:
+        words = money(int(number or 0), int(decimals.ljust(2, "0")), *CURRENCIES[currency])
         currency = decimals = ""  # both are in `words` already
     elif re.fullmatch(r"0\d+|\d{16,}|", number):  # 007; a telephone number; nothing, as in .5
         words = digit_by_digit(number)
@@ -248,7 +255,10 @@ def dotted(match):
 
 START = "\0"  # marks a number that begins a sentence: its word gets a capital
 NUMBER_RULES = [
-    (r"([.!?]['\")\]]*\s+['\"(]*)(?=[\d$£€¥#+])", rf"\1{START}"),
+    # not after ext. 12 and the like: shorter words before a full stop may be abbreviations
+    (r"((?:(?:\w{4}|\bno|\d|['\")\]])\.|[!?]|\.['\")\]])['\")\]]*\s+['\"(]*)(?=[\d$£€¥#+])", rf"\1{START}"),
+    (r"(?<=\d)'s\b", "s"),  # the 1980's
+    (r"(?<=\d)m(?=\s(?:people|children|men|women|[a-z]{2,}[^\Ws]s)\b)", " million"),  # 1.5m visitors
     (
         r"\+\d{1,3}(?:[ -]?\(?\d{2,5}\)?)+(?![\w-])|"  # +44 20 7946 0958, (212) 555-1234
         r"(?:\(\d{3}\) ?|\b\d{3}-)\d{3}-\d{4}\b|\b555-\d{4}\b|\b0\d{2,4}(?: \d{3,4})+\b",
@@ -280,7 +290,7 @@ NUMBER_RULES = [
     (r"(?<![\w.])\d+(?:\.\d+){2,}(?!\w)", dotted),
     (r"(?<!m)\^2(?!\d)", " squared"),
     (r"(?<!m)\^3(?!\d)", " cubed"),
-    (r"(?<!m)\^(?=-?\d)", " to the power of "),  # 10^6
+    (r"(?<!m)\^(?=[-−]?\d)", " to the power of "),  # 10^6
     (r"(?<=\d) ?x ?(?=\d)", " by "),  # 2x4
     (r"(?<=\d)x\b", " times"),  # 5x
     (r"(?<=\d) ?\* ?(?=\d)", " times "),
@@ -424,7 +434,18 @@ def foreign(passage, code, letters):
     signs = FOREIGN.get(code[:2], {})
     if code[:2] in ORDINALS:
         passage = re.sub(ORDINALS[code[:2]], lambda match: foreign_ordinal(match, code), passage)
-    passage = re.sub(r"(?<![\d.])(\d{1,2})\.(\d{1,2})\.(?=\d)", r"\1 \2 ", passage)  # 2.5.2020
+
+    def decimal(match):
+        number = f"{int(match[1] or 0) + int(match[2]) / int(match[3]):g}"
+        return number if code in POINTED else number.replace(".", ",")
+
+    passage = re.sub(r"(?:\b(\d{1,4}) )?(?<![\d/.,])(?!3/2)([13])/([24])(?![\d/]|[.,]\d)", decimal, passage)  # 2 1/2
+    passage = re.sub(r"(?<![\d.])(\d{1,2})\.(\d{1,2})\.(?=\d|\s)", r"\1 \2 ", passage)  # 2.5.2020, 3.10.
+    if code == "de":
+        passage = re.sub(r"\b(\d{1,2})\.(\d\d)(?= Uhr\b)", r"\1 \2", passage)  # 10.30 Uhr
+    if code == "fr":
+        passage = re.sub(r"\b[nN]°\s?(?=\d)", "numéro ", passage)
+        passage = re.sub(r"(?<=\d)\s?h\s?(?=\d\d\b)", " heures ", passage)  # 10h30
     passage = re.sub(r"(?<=\d):(?=\d\d)", " ", passage)  # 10:30
     passage = re.sub(
         r"(?<![\w.,-])(\d[\d.,]*)(?:-| ?– ?)(?=\d[\d.,]*(?![\d-]))", rf"\1 {signs.get('–', '–')} ", passage
@@ -461,7 +482,9 @@ def standard(passage, code):
         passage = re.sub("([0-9]*)([½¼¾⅕⅖⅗⅘⅛⅜⅝⅞])", decimal, passage)
     # the ½ in 2½ is a number of its own
     numerals = {char for char in set(passage) if unicodedata.category(char) == "No" and not "₀" <= char <= "₉"}
-    passage = passage.translate({ord(char): char if f"^{char}" in passage else f" {char} " for char in numerals})
+    passage = passage.translate(
+        {ord(char): char if re.search(rf"[\^⁻]{char}", passage) else f" {char} " for char in numerals}
+    )
     return re.sub(f"[^{KEPT}]+", lambda match: unicodedata.normalize("NFKC", match[0]), passage)
 
 
@@ -517,6 +540,11 @@ def in_words(passage, letters, language="en"):
 # from words to pieces that are said at once
 
 
+NO_END = "".join(
+    rf"(?<!\b{short}\.)" for short in ("z", "d", "u", "Dr", "St", "Nr", "Mio", "Mrd")
+)  # in other languages
+
+
 def pieces(passage):
     """
     Cut a passage that is in words: a list of (words to say at once, the name of the pause after them).
@@ -526,7 +554,9 @@ def pieces(passage):
     script = []
     for paragraph in re.split(r"\n\s*\n|(?<=[.!?])\s*\n", passage):
         # no sentence ends after an initial, as in J. R. Hartley, but some do after I and P-M
-        for sentence in re.split(r"(?<=[.!?])(?<!(?<!-)\b[A-HJ-Z]\.)\s+(?=[^\sa-z])", " ".join(paragraph.split())):
+        for sentence in re.split(
+            rf"(?<=[.!?])(?<!(?<!-)\b[A-HJ-Z]\.){NO_END}\s+(?=[^\sa-z])", " ".join(paragraph.split())
+        ):
             clauses = [sentence]
             if len(sentence) > LONGEST:  # as many whole clauses as fit, or else as many words
                 some = rf"\S.{{0,{LONGEST - 1}}}"

