@@ -694,6 +694,7 @@ def test_removed_segments_are_shown_and_can_be_kept_without_transcribing_again(
         ({"audio_folder": "texts"}, r"no audio in .* \(1 other file\): it may be \.mp3, "),
         ({"model": "tubro"}, r"model 'tubro' is unknown: did you mean 'turbo'\?"),
         ({"model": "Turbo"}, r"model 'Turbo' is unknown: did you mean 'turbo'\?"),
+        ({"model": ""}, "model is empty: it should name one of"),
         ({"model": "audio"}, "model 'audio' is a folder: it should name a .pt file"),
         ({"model": "~/tiny.pt"}, "model: there is no file '~/tiny.pt': "),
         ({"model": "none/tiny.bin"}, "model: there is no file 'none/tiny.bin': "),
