@@ -205,7 +205,7 @@ def measure():
     T, B = block_size or T, batch_size or B
     ours = GPT(GPTConfig(T, vocab_size, n_layer, n_head, n_embd, bias=bias)).to(torch_device)
 
-    name, peak = device_name(torch_device), peak_flops(torch_device)
+    name, peak = device_name(torch_device), peak_flops(torch_device, torch_dtype)
     if torch_device.type == "cpu":
         peak = measured_flops(torch_device, torch_dtype)
     print(f"{model}: {ours.num_params() / 1e6:.1f}M parameters; {torch_dtype}, compile={compiled}")

@@ -159,7 +159,7 @@ def test_the_log_lines_begin_as_nanogpts(train):
 
 
 def test_mfu_stands_in_the_line_where_the_peak_is_known(train):
-    lines = train(peak_flops=lambda device: 1e9).stdout.splitlines()
+    lines = train(peak_flops=lambda device, dtype: 1e9).stdout.splitlines()
     shown = [float(match[1]) for line in lines if (match := re.search(r"ms, mfu (\d+\.\d\d)%, lr", line))]
     model = model_of(load("out/last.pt"))
     expected = [100 * figures["tokens_per_s"] * model.flops_per_token() / 1e9 for figures in updates()]
@@ -168,9 +168,9 @@ def test_mfu_stands_in_the_line_where_the_peak_is_known(train):
 
 def test_mfu_of_several_processes_is_that_of_one_device(monkeypatch):
     state = SimpleNamespace(iter_num=0, seconds=0.0)
-    for name, value in {"WORLD_SIZE": 4, "eval_only": True, "peak_flops": lambda device: 1e9}.items():
+    for name, value in {"WORLD_SIZE": 4, "eval_only": True}.items():
         monkeypatch.setattr(train_script, name, value)
-    assert train_script.start_report(state, False, 100, torch.device("cpu")).peak_flops == 4e9
+    assert train_script.start_report(state, False, 100, 1e9).peak_flops == 4e9
 
 
 def test_the_log_file_holds_the_figures_of_the_lines(train):
@@ -357,7 +357,7 @@ def test_every_token_of_a_small_split_is_evaluated_whatever_its_length(train, da
     _, ids = dataset(f"length{length}", "abcd" * 5, "".join(map(chr, range(48, 48 + length))))
     seen = set()
 
-    def evaluate(model, autocast, batches, stop=(), group=None):
+    def evaluate(model, plain, autocast, batches, stop=(), group=None):
         seen.clear()  # of the training split, which comes first
         seen.update(*(y.flatten().tolist() for _, y in batches))
         return 1.0
@@ -370,7 +370,7 @@ def test_a_large_split_is_evaluated_on_windows_spread_over_it(train, dataset):
     _, ids = dataset("large", "abcd" * 5, "".join(map(chr, range(48, 48 + 500))))
     begins = []
 
-    def evaluate(model, autocast, batches, stop=(), group=None):
+    def evaluate(model, plain, autocast, batches, stop=(), group=None):
         begins[:] = [x[0].item() for xs, _ in batches for x in xs]
         return 1.0
 
@@ -379,6 +379,48 @@ def test_a_large_split_is_evaluated_on_windows_spread_over_it(train, dataset):
     assert len(begins) == 5 * 3 and begins[0] == offset and begins[-1] == offset + 500 - 1 - 8
     gaps = np.diff(begins)
     assert gaps.max() - gaps.min() <= 1
+
+
+@pytest.mark.parametrize(
+    "options, flops, compiled",
+    [
+        (["--max_iters=2"], 0.0, True),
+        (["--max_iters=2"], 1e15, False),  # a short run
+        (["--max_iters=2", "--compile=True"], 1e15, True),  # is compiled if that is asked for
+        (["--max_iters=2", "--eval_only=True"], 1.0, False),
+        (["--max_iters=2", "--eval_only=True", "--compile=True"], 1.0, True),
+    ],
+)
+def test_compile_auto_compiles_only_where_the_run_is_long_enough(train, options, flops, compiled):
+    seen = []
+
+    def resolve_device(device, dtype, compile):  # as on a GPU on which a compile pays
+        return torch.device("cpu"), torch.float32, compile in ("auto", "True")
+
+    def parallelized(model, torch_device, compiled):
+        seen.append(compiled)
+        return model
+
+    arguments = ["--compile=auto", *options]
+    train(*arguments, resolve_device=resolve_device, parallelized=parallelized, COMPILE_FLOPS=flops)
+    assert seen == [compiled]
+
+
+def test_an_evaluation_runs_batches_of_another_size_uncompiled(train, dataset):
+    dataset("odd", "abcd" * 5, "".join(map(chr, range(48, 48 + 60))))  # 8 windows: two batches of 3, one of 2
+    sizes = []
+
+    class Compiled(torch.nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x, y):
+            sizes.append(len(x))
+            return self.model(x, y)
+
+    train("--dataset=odd", "--max_iters=0", parallelized=lambda model, *_: Compiled(model))
+    assert evaluations()[-1]["val/loss"] > 0 and set(sizes) == {3}
 
 
 def test_losses_are_given_in_bits_per_byte_where_the_bytes_are_known(train, dataset):
