@@ -88,6 +88,21 @@ def mixed_precision(device, dtype):
     return autocast, torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
 
 
+class OneOptimizer:
+    """
+    Several optimizers as one for a gradient scaler: where gradients of any are not finite, none makes its step, and the
+    device is waited for once. A single one is better given itself: torch's AdamW then skips without waiting.
+    """
+
+    def __init__(self, optimizers):
+        self.optimizers = optimizers
+        self.param_groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+
+    def step(self):
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+
 def set_up_torch(seed):
     """What every script wants of torch: a seed, TF32 for float32 products on CUDA, and memory that is kept."""
     torch.manual_seed(seed)
@@ -118,6 +133,12 @@ def synchronize(device):
     """Wait until the device has done what it was given."""
     if device.type != "cpu":
         getattr(torch, device.type).synchronize()
+
+
+def forget_peak_memory(device):
+    """Have `peak_memory` begin anew, on a CUDA GPU."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device):

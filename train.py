@@ -29,8 +29,8 @@ from torch.nn.parallel import DistributedDataParallel
 from checkpoint import TrainingState, announce_resume, check_init_from, check_resumable, check_writable, earlier_files
 from checkpoint import earlier_run, find_newest, load_newest, load_pretrained, lock, pretrained_tokenizer
 from checkpoint import save_checkpoint, set_aside
-from machine import all_reduce, catch_signals, estimated_hours, join_processes, mixed_precision, peak_flops
-from machine import resolve_device, set_up_torch, signal_in_any_process
+from machine import OneOptimizer, all_reduce, catch_signals, estimated_hours, join_processes, mixed_precision
+from machine import peak_flops, resolve_device, set_up_torch, signal_in_any_process
 from model import GPT, GPTConfig
 from plot import plot_losses
 from report import Report, advise, read_log, say, start_wandb, summarize
@@ -320,13 +320,13 @@ def train_step(model, optimizers, scaler, autocast, batches, micro_batches):
                 _, loss = model(x, y)
             scaler.scale(loss / per_process).backward()
         loss_sum = loss_sum + loss.detach()
-    for o in optimizers:
-        scaler.unscale_(o)
+    all_of_them = OneOptimizer(optimizers) if len(optimizers) > 1 else optimizers[0]
+    scaler.unscale_(all_of_them)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip or math.inf)
-    for o in optimizers:
-        scaler.step(o)
-        o.zero_grad(set_to_none=True)
+    scaler.step(all_of_them)
     scaler.update()
+    for o in optimizers:
+        o.zero_grad(set_to_none=True)
     return all_reduce(loss_sum / per_process) / WORLD_SIZE, norm
 
 

@@ -22,6 +22,9 @@ def test_it_times_training_and_sampling_beside_transformers_and_writes_the_figur
     assert len(figures["training_seconds"]["ours"]) == 3 and figures["peak_flops"] > 1e9
     median = sorted(figures["training_seconds"]["ours"])[1]
     assert f"{2 * 16 / median:,.0f} tok/s, {figures['flops_per_step'] / median / 1e9:,.0f} GFLOP/s" in done.stdout
+    assert (
+        figures["peak_memory_bytes"]["ours"] > 2**20 and figures["peak_memory_bytes"]["transformers"] is None
+    )  # a GPU's
     assert done.stdout.count("transformers takes") == 3 and "first token" in done.stdout
     assert json.loads((tmp_path / "bench-trace.json").read_text(encoding="utf-8"))["traceEvents"]
 

@@ -1,5 +1,6 @@
 """train.py's promises. Where a number is expected, plain PyTorch computes it here once more, in another way."""
 
+import copy
 import fcntl
 import json
 import math
@@ -23,6 +24,7 @@ import torch
 from torch.nn import functional as F
 
 import train as train_script
+from machine import mixed_precision
 from model import GPT, GPTConfig
 from tokenizer import TokensTokenizer, learn_tokenizer
 from train import get_batch
@@ -945,6 +947,46 @@ def test_half_precision_trains_on_a_cpu(train, dtype):
     assert half[0] == pytest.approx(exact[0], rel=0.01) and half[0] != exact[0]
     assert max(half[-1], exact[-1]) < half[0] / 2
     assert {weight.dtype for weight in load("half/last.pt")["model"].values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("where", ["transformer.h.0.mlp.c_fc.weight", "transformer.ln_f.weight"])
+def test_a_float16_step_with_an_infinite_gradient_anywhere_changes_nothing_and_the_next_one_does(where, optimizer):
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(8, 20, 1, 2, 16))
+    optimizers = model.configure_optimizers(0.1, 1e-2, (0.9, 0.95), "cpu", optimizer)
+    autocast, scaler = mixed_precision(torch.device("cpu"), torch.float16)
+    windows = torch.randint(20, (3, 9))
+
+    def step():
+        batches = [lambda: (windows[:, :-1], windows[:, 1:])]
+        return train_script.train_step(model, optimizers, scaler, autocast, batches, 1)
+
+    def state():
+        return copy.deepcopy([model.state_dict(), *(o.state_dict()["state"] for o in optimizers)])
+
+    step()
+    before, scale = state(), scaler.get_scale()
+    hook = dict(model.named_parameters())[where].register_hook(lambda grad: grad * math.inf)
+    _, norm = step()
+    assert not norm.isfinite()
+    torch.testing.assert_close(state(), before, rtol=0, atol=0)
+    assert scaler.get_scale() == scale / 2
+    hook.remove()
+    _, norm = step()
+    after = state()
+    assert norm.isfinite() and all(weight.isfinite().all() for weight in after[0].values())
+    assert not any(torch.equal(weight, before[0][name]) for name, weight in after[0].items() if weight.dim() == 2)
+
+
+@pytest.mark.slow
+def test_a_resumed_float16_run_with_two_optimizers_repeats_the_uninterrupted_one(train):
+    options = ("--dtype=float16", "--optimizer=muon", "--lr_decay_iters=6")
+    train(*options, "--out_dir=whole")
+    train(*options, "--max_iters=4")
+    train(*options, "--init_from=resume")
+    assert_same_state(load("whole/last.pt"), load("out/last.pt"))
+    assert load("whole/last.pt")["scaler"] == load("out/last.pt")["scaler"] != {}
 
 
 def wandb_records(path):
