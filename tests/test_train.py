@@ -949,6 +949,27 @@ def test_half_precision_trains_on_a_cpu(train, dtype):
     assert {weight.dtype for weight in load("half/last.pt")["model"].values()} == {torch.float32}
 
 
+@pytest.mark.full
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize(
+    "options, tolerance",
+    [
+        (["--optimizer=adamw", "--dtype=float32"], 1e-5),
+        (["--optimizer=muon", "--dtype=float16", "--checkpoint_activations=True"], 2e-3),
+    ],
+)
+def test_a_compiled_run_has_the_losses_of_one_that_is_not_in_two_graphs_without_breaks(train, options, tolerance):
+    train(*options)
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    train(*options, "--compile=True", "--out_dir=compiled")
+    counters = torch._dynamo.utils.counters
+    assert not counters["graph_break"] and counters["stats"]["unique_graphs"] == 2  # to train and to evaluate
+    for kind, name in ((updates, "loss"), (evaluations, "val/loss")):
+        expected = [figures[name] for figures in kind("out")]
+        assert [figures[name] for figures in kind("compiled")] == pytest.approx(expected, abs=tolerance)
+
+
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 @pytest.mark.parametrize("where", ["transformer.h.0.mlp.c_fc.weight", "transformer.ln_f.weight"])
 def test_a_float16_step_with_an_infinite_gradient_anywhere_changes_nothing_and_the_next_one_does(where, optimizer):
