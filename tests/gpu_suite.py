@@ -26,9 +26,9 @@ from configurator import UserError, check_range, configure, first_line, replacin
 import torch  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
+import fast  # noqa: E402
 import model  # noqa: E402
 from bench import MODELS, TransformersGPT2, time_in_turn, warmed_up_step  # noqa: E402
-from fast import pack  # noqa: E402
 from machine import device_name, mixed_precision, peak_flops, peak_memory, resolve_device, set_up_torch  # noqa: E402
 from model import GPT, GPTConfig  # noqa: E402
 from train import train_step  # noqa: E402
@@ -188,7 +188,7 @@ def time_training(name, until):
 def time_sampling(name, until):
     config, _ = sizes_of(name)
     ours, theirs = (kind(config).eval().to(DEVICE, DTYPE) for kind in (GPT, TransformersGPT2))
-    pack(ours)
+    fast.pack(ours)
     new = min(TOKENS, config.block_size - 1)
 
     def without_graph(*args, **options):
@@ -200,11 +200,12 @@ def time_sampling(name, until):
         ways["without a CUDA graph"] = without_graph
     for count in (1, SAMPLES):
         idx = torch.randint(N_IDS, (1, 1), device=DEVICE).expand(count, -1)
-        time_in_turn({way: partial(write, idx, min(new, 20), top_k=200) for way, write in ways.items()}, 1, DEVICE)
+        time_in_turn({way: partial(write, idx, min(new, 60), top_k=200) for way, write in ways.items()}, 1, DEVICE)
         calls = {way: partial(write, idx, new, top_k=200) for way, write in ways.items()}
         times = time_in_turn(calls, RUNS, DEVICE)
         speeds = {way: f"{count * new / statistics.median(seconds):,.0f} tok/s" for way, seconds in times.items()}
-        report_times(f"sampling, {name}, {count} x {new} tokens", times, speeds.get)
+        graphs = dict(getattr(fast, "captures", {}))  # how many CUDA graphs were made so far, and how many failed
+        report_times(f"sampling, {name}, {count} x {new} tokens", times, speeds.get, graphs=graphs)
 
 
 def time_script(name, until):
