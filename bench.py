@@ -20,8 +20,8 @@ import torch
 from torch.nn import functional as F
 
 from fast import pack
-from machine import device_name, measured_flops, mixed_precision, peak_flops, peak_memory, resolve_device
-from machine import set_up_torch, synchronize
+from machine import device_name, forget_peak_memory, measured_flops, mixed_precision, peak_flops, peak_memory
+from machine import resolve_device, set_up_torch, synchronize
 from model import GPT, GPTConfig
 from train import train_step
 
@@ -134,12 +134,16 @@ def print_ratio(times):
 
 
 def warmed_up_step(network, optimizers, windows, torch_dtype, compiled):
-    """A function that makes a training step on windows (B, T + 1), after three that compile and fill caches."""
+    """
+    A function that makes a training step on windows (B, T + 1), after three that compile and fill caches. The last of
+    them is what `peak_memory` then counts on a GPU.
+    """
     autocast, scaler = mixed_precision(windows.device, torch_dtype)
     network = torch.compile(network) if compiled else network
     batches = [lambda: (windows[:, :-1], windows[:, 1:])]
     step = partial(train_step, network, optimizers, scaler, autocast, batches, 1)
     for _ in range(3):
+        forget_peak_memory(windows.device)
         step()
     return step
 
@@ -148,11 +152,13 @@ def time_training(ours, windows, torch_device, torch_dtype, compiled, peak):
     """Time training steps on windows (B, T + 1), ours and the peer's. Returns the figures as a dict."""
     optimizers = ours.configure_optimizers(0.1, 6e-4, (0.9, 0.95), torch_device.type, optimizer)
     training = {"ours": warmed_up_step(ours, optimizers, windows, torch_dtype, compiled)}
-    memory = peak_memory(torch_device)  # before the peer takes its own
+    memory = {"ours": peak_memory(torch_device)}
     if peer:
+        held = torch.cuda.memory_allocated(torch_device) if torch_device.type == "cuda" else None
         theirs = TransformersGPT2(ours.config).to(torch_device)
         optimizers = [torch.optim.AdamW(theirs.parameters(), lr=6e-4, fused=True)]
         training[peer] = warmed_up_step(theirs, optimizers, windows, torch_dtype, compiled)
+        memory[peer] = None if held is None else peak_memory(torch_device) - held
     times = time_in_turn(training, steps, torch_device)
 
     B, T = windows[:, 1:].shape
@@ -163,8 +169,9 @@ def time_training(ours, windows, torch_device, torch_dtype, compiled, peak):
         share = f", {flops / dt / peak:.1%} of the peak" if peak else ""
         print_row(name, seconds, f"{B * T / dt:,.0f} tok/s, {flops / dt / 1e9:,.0f} GFLOP/s{share}")
     print_ratio(times)
-    if memory:
-        print(f"  {memory / 2**20:,.0f} MiB in use at the most, by ours")
+    for name, most in memory.items():
+        if most:
+            print(f"  {most / 2**20:,.0f} MiB in use at the most, by {name}")
     if profile:
         with torch.profiler.profile() as trace:
             training["ours"]()
@@ -205,7 +212,7 @@ def measure():
     T, B = block_size or T, batch_size or B
     ours = GPT(GPTConfig(T, vocab_size, n_layer, n_head, n_embd, bias=bias)).to(torch_device)
 
-    name, peak = device_name(torch_device), peak_flops(torch_device)
+    name, peak = device_name(torch_device), peak_flops(torch_device, torch_dtype)
     if torch_device.type == "cpu":
         peak = measured_flops(torch_device, torch_dtype)
     print(f"{model}: {ours.num_params() / 1e6:.1f}M parameters; {torch_dtype}, compile={compiled}")

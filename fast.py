@@ -5,6 +5,7 @@ The cross entropy of the output layer in chunks, Muon for many matrices at once,
 """
 
 import math
+from functools import cache
 
 import torch
 from torch import nn
@@ -29,30 +30,20 @@ def linear_cross_entropy(x, weight, targets):
 class LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, targets, with_gradients):
-        # each chunk reads all of the weight, so large chunks are quicker, up to what fits into a CPU's cache
-        rows = 384 if x.device.type == "cpu" else 4096
         keep = (targets >= 0).unsqueeze(1)  # (N, 1)
         count = keep.sum().clamp(min=1)
         dx, dweight = torch.empty_like(x) if with_gradients else None, None
-        dtype = F.linear(x[:0], weight[:0]).dtype  # autocast's, if it is on
-        exact, cast = torch.promote_types(dtype, torch.float32), weight.to(dtype)
-        loss = 0.0
+        cast = weight.to(F.linear(x[:0], weight[:0]).dtype)  # autocast's, if it is on
+        rows, loss = chunk_rows(x.device), 0.0
         for i in range(0, len(x), rows):
-            chunk, mask, target = x[i : i + rows], keep[i : i + rows], targets[i : i + rows, None].clamp(min=0)
-            shape = len(chunk), len(weight)  # (rows, V)
-            logits = torch.mm(chunk.to(dtype), cast.T, out=reused_buffer("logits", shape, dtype, x.device))
-            probs = torch.softmax(logits, -1, dtype=exact, out=reused_buffer("probs", shape, exact, x.device))
-            # -log(probs) of the target, computed from the likeliest token: its probability cannot round to zero
-            below_max = logits.amax(dim=-1, keepdim=True).to(exact) - logits.gather(1, target)
-            loss = loss + ((below_max - probs.amax(dim=-1, keepdim=True).log()) * mask).sum()
+            chunk, mask, target = x[i : i + rows].to(cast.dtype), keep[i : i + rows], targets[i : i + rows, None]
+            chunk_loss, dlogits = loss_of_chunk(chunk, cast, target.clamp(min=0), mask, with_gradients)
+            loss = loss + chunk_loss
             if with_gradients:
-                # The gradient of the summed loss by the logits is probs - one_hot(target). Dividing by the number of
-                # targets waits until backward, because float16 would round such small numbers to zero.
-                probs.scatter_add_(1, target, -torch.ones_like(probs[:, :1]))
-                dlogits = probs if dtype == exact else logits.copy_(probs)
                 dx[i : i + rows] = (dlogits @ cast) * mask
-                dweight = add_product(dweight, dlogits.T, (chunk * mask).to(dtype), weight.dtype)
-        ctx.save_for_backward(dx, dweight, count)
+                dweight = add_product(dweight, dlogits.T, chunk * mask, weight.dtype)
+            del dlogits  # before those of the next chunk take as much memory
+        ctx.save_for_backward(dx, None if dweight is None else dweight.to(weight.dtype), count)
         return loss / count
 
     @staticmethod
@@ -60,6 +51,36 @@ class LinearCrossEntropy(torch.autograd.Function):
         dx, dweight, count = ctx.saved_tensors
         grad = grad / count
         return dx * grad, dweight * grad, None, None
+
+
+def chunk_rows(device):
+    """How many rows make a chunk: each reads all of the weight, so many are quicker, up to what fits a CPU's cache."""
+    return 384 if device.type == "cpu" else 4096
+
+
+def loss_of_chunk(chunk, weight, target, mask, with_gradients):
+    """
+    The summed loss of a chunk's rows, and its gradient by the logits chunk @ weight.T, (rows, V), if that is wanted.
+    Dividing by the number of targets waits until backward, because float16 would round such small numbers to zero.
+    """
+    dtype, shape = weight.dtype, (len(chunk), len(weight))
+    exact = torch.promote_types(dtype, torch.float32)
+    logits = torch.mm(chunk, weight.T, out=reused_buffer("logits", shape, dtype, chunk.device))
+    probs = torch.softmax(logits, -1, dtype=exact, out=reused_buffer("probs", shape, exact, chunk.device))
+    # -log(probs) of the target, computed from the likeliest token: its probability cannot round to zero
+    below_max = logits.amax(dim=-1, keepdim=True).to(exact) - logits.gather(1, target)
+    loss = ((below_max - probs.amax(dim=-1, keepdim=True).log()) * mask).sum()
+    if not with_gradients:
+        return loss, None
+    probs = minus_one_hot(probs, target)
+    return loss, probs if dtype == exact else logits.copy_(probs)
+
+
+def minus_one_hot(probs, target):
+    """probs - one_hot(target), in place if possible. Shapes: probs (rows, V), target (rows, 1)."""
+    if torch.compiler.is_compiling():  # scattering would keep it from making probs and its product in one go
+        return probs - (torch.arange(probs.shape[1], device=probs.device) == target).to(probs.dtype)
+    return probs.scatter_add_(1, target, -torch.ones_like(probs[:, :1]))
 
 
 buffers = {}
@@ -80,10 +101,31 @@ def reused_buffer(name, shape, dtype, device):
 
 
 def add_product(total, a, b, dtype):
-    """total + a @ b as dtype, in place if possible. `total` is None at the first call."""
+    """
+    total + a @ b, in place if possible. `total` is None at the first call. As dtype, or in float32 where a GPU adds to
+    that: a sum in bfloat16 loses digits, and one in float16 may overflow.
+    """
+    if not torch.compiler.is_compiling() and adds_to_float32(a.dtype, a.device):
+        if total is None:
+            return torch.mm(a, b, out_dtype=torch.float32)
+        return torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
     if total is None:
         return (a @ b).to(dtype)
     return total.addmm_(a, b) if total.dtype == a.dtype else total.add_(a @ b)
+
+
+@cache
+def adds_to_float32(dtype, device):
+    """Whether a device adds products of low precision to a matrix in float32, as some GPUs do. Tried once."""
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return False
+    try:
+        a = torch.full((16, 16), 256.0, dtype=dtype, device=device)
+        total = torch.mm(a, a, out_dtype=torch.float32)
+        torch.addmm(total, a, a, out_dtype=torch.float32, out=total)
+        return bool((total == 2 * 16 * 256**2).all())  # more than float16 holds
+    except (RuntimeError, TypeError):
+        return False
 
 
 # -----------------------------------------------------------------------------

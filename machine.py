@@ -9,6 +9,7 @@ import importlib.util
 import os
 import platform
 import re
+import shutil
 import signal
 import sys
 import time
@@ -16,7 +17,7 @@ import time
 import torch
 import torch.distributed as dist
 
-from configurator import LOCAL_RANK, RANK, WORLD_SIZE, UserError, first_line
+from configurator import LOCAL_RANK, RANK, WORLD_SIZE, UserError, first_line, note
 
 # -----------------------------------------------------------------------------
 # device
@@ -25,8 +26,8 @@ from configurator import LOCAL_RANK, RANK, WORLD_SIZE, UserError, first_line
 def resolve_device(device, dtype, compile):
     """
     The options `device`, `dtype` and `compile` as (torch.device, torch.dtype, bool). `auto` means: cuda, then mps, then
-    cpu; bfloat16 on a GPU or a CPU that computes in it, float16 on other GPUs, float32 elsewhere; compiled on CUDA.
-    Raises UserError for what this machine does not have.
+    cpu; bfloat16 on a GPU or a CPU that computes in it, float16 on other GPUs, float32 elsewhere; compiled on
+    CUDA where that can work. Makes a cuda:1 the current device. Raises UserError for what this machine does not have.
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if device == "auto":
@@ -48,10 +49,30 @@ def resolve_device(device, dtype, compile):
         raise UserError(f"--dtype={dtype} is unknown: it may be auto, float32, bfloat16 or float16")
 
     if compile == "auto":
-        compile = kind == "cuda" and importlib.util.find_spec("triton") is not None
+        lacking = cannot_compile(torch.device(device))
+        if kind == "cuda" and lacking and RANK == 0:
+            note(f"note: --compile=auto does not compile the model: {lacking}")
+        compile = not lacking
     if str(compile).lower() not in ("true", "1", "false", "0"):
         raise UserError(f"--compile={compile} should be True, False or auto")
+    if kind == "cuda" and index:
+        torch.cuda.set_device(int(index))  # or streams, pinned memory and a context of the first GPU would be used
     return torch.device(device), getattr(torch, dtype), str(compile).lower() in ("true", "1")
+
+
+def cannot_compile(device):
+    """Why torch.compile does not pay on a device, or would fail, or None. On CUDA it needs Triton, and a C compiler."""
+    if device.type != "cuda":
+        return f"it does not pay on {device.type}"
+    major, minor = torch.cuda.get_device_capability(device)
+    if major < 7:
+        return f"Triton needs a GPU of compute capability 7.0, and this one has {major}.{minor}"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    compilers = [os.environ.get("CC"), "gcc", "clang", "cc", "cl"]
+    if not any(shutil.which(name) for name in compilers if name):
+        return "Triton needs a C compiler, and there is none on the PATH; Debian and Ubuntu have it in build-essential"
+    return None
 
 
 def has_bfloat16(device):
@@ -65,6 +86,21 @@ def mixed_precision(device, dtype):
     """The autocast that computes in `dtype` where that is safe, and the gradient scaler that float16 needs."""
     autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
     return autocast, torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+
+
+class OneOptimizer:
+    """
+    Several optimizers as one for a gradient scaler: where gradients of any are not finite, none makes its step, and the
+    device is waited for once. A single one is better given itself: torch's AdamW then skips without waiting.
+    """
+
+    def __init__(self, optimizers):
+        self.optimizers = optimizers
+        self.param_groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+
+    def step(self):
+        for optimizer in self.optimizers:
+            optimizer.step()
 
 
 def set_up_torch(seed):
@@ -99,6 +135,12 @@ def synchronize(device):
         getattr(torch, device.type).synchronize()
 
 
+def forget_peak_memory(device):
+    """Have `peak_memory` begin anew, on a CUDA GPU."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory(device):
     """The most bytes in use so far: on a CUDA GPU, else by the whole process; None where this is unknown."""
     if device.type == "cuda":
@@ -113,28 +155,30 @@ def peak_memory(device):
 # -----------------------------------------------------------------------------
 # speed
 
-PEAK_FLOPS = {  # dense, in bfloat16; in float16 for T4 and V100
-    "B200": 2250e12,
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "A10": 125e12,
-    "V100": 125e12,
-    "T4": 65e12,
-    "RTX 4090": 165e12,
-    "RTX 3090": 71e12,
+PEAK_TFLOPS = {  # dense, in bfloat16, or float16 for T4 and V100, with sums in float32: NVIDIA's and AMD's data sheets
+    **{"GB200": 2500, "B200": 2250, "GH200": 989, "H200": 989, "H100": 989, "H100 NVL": 835, "H100 PCIe": 756},
+    **{"H800": 989, "H800 PCIe": 756, "H20": 148, "A100": 312, "A800": 312, "A40": 150, "A30": 165, "A10": 125},
+    **{"A10G": 70, "L40S": 362, "L40": 181, "L4": 121, "V100": 125, "T4": 65, "MI300X": 1307},
+    # NVIDIA's white papers on the GA102, Ada and Blackwell GeForce GPUs
+    **{"RTX 5090": 210, "RTX 5080": 113, "RTX 5070 Ti": 88, "RTX 5070": 62, "RTX 4090": 165, "RTX 4080": 97},
+    **{"RTX 4070 Ti": 80, "RTX 3090": 71, "RTX 3080": 60, "RTX 3070": 41},
 }
+MAKERS = re.compile(r"\b(NVIDIA|AMD|GeForce|Tesla|Instinct)\s+")
+VARIANT = r"([ -](SXM\d?|PCIE|PCIe|\d+GB|HBM\de?))*"  # which changes nothing, where PEAK_TFLOPS does not name it
 
 
-def peak_flops(device):
-    """The device's peak in floating point operations per second, from its data sheet; None where it is unknown."""
-    if device.type != "cuda":
+def peak_flops(device, dtype):
+    """
+    The device's peak in floating point operations per second, from its data sheet; None where it is unknown: for a CPU,
+    in float32, for a GPU whose whole name is not in PEAK_TFLOPS, such as a laptop's, and for a part of one (MIG).
+    """
+    if device.type != "cuda" or dtype == torch.float32:
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for key, peak in PEAK_FLOPS.items() if key in name), None)
+    name = MAKERS.sub("", torch.cuda.get_device_name(device))
+    for gpu in sorted(PEAK_TFLOPS, key=len, reverse=True):  # H100 PCIe before H100
+        if re.fullmatch(re.escape(gpu) + VARIANT, name):
+            return PEAK_TFLOPS[gpu] * 1e12
+    return None
 
 
 def measured_flops(device, dtype):

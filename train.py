@@ -29,8 +29,8 @@ from torch.nn.parallel import DistributedDataParallel
 from checkpoint import TrainingState, announce_resume, check_init_from, check_resumable, check_writable, earlier_files
 from checkpoint import earlier_run, find_newest, load_newest, load_pretrained, lock, pretrained_tokenizer
 from checkpoint import save_checkpoint, set_aside
-from machine import all_reduce, catch_signals, estimated_hours, join_processes, mixed_precision, peak_flops
-from machine import resolve_device, set_up_torch, signal_in_any_process
+from machine import OneOptimizer, all_reduce, catch_signals, estimated_hours, join_processes, mixed_precision
+from machine import peak_flops, resolve_device, set_up_torch, signal_in_any_process
 from model import GPT, GPTConfig
 from plot import plot_losses
 from report import Report, advise, read_log, say, start_wandb, summarize
@@ -83,6 +83,8 @@ compile: str | bool = "auto"  # torch.compile the model: auto, True, False
 backend = "auto"  # connects the processes that torchrun starts: auto, nccl (GPUs), gloo
 zero = False  # shard the optimizer's state over the processes: less memory in each
 # -----------------------------------------------------------------------------
+
+COMPILE_FLOPS = 1e15  # what a slow GPU computes in the minute that compiling takes
 
 
 def check_options():
@@ -318,26 +320,29 @@ def train_step(model, optimizers, scaler, autocast, batches, micro_batches):
                 _, loss = model(x, y)
             scaler.scale(loss / per_process).backward()
         loss_sum = loss_sum + loss.detach()
-    for o in optimizers:
-        scaler.unscale_(o)
+    all_of_them = OneOptimizer(optimizers) if len(optimizers) > 1 else optimizers[0]
+    scaler.unscale_(all_of_them)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip or math.inf)
-    for o in optimizers:
-        scaler.step(o)
-        o.zero_grad(set_to_none=True)
+    scaler.step(all_of_them)
     scaler.update()
+    for o in optimizers:
+        o.zero_grad(set_to_none=True)
     return all_reduce(loss_sum / per_process) / WORLD_SIZE, norm
 
 
 @torch.no_grad()
-def evaluate(model, autocast, batches, caught=(), group=None):
-    """The mean loss, in nats per token, over all processes' batches (x, y). A signal in `caught` ends it early."""
+def evaluate(model, plain, autocast, batches, caught=(), group=None):
+    """
+    The mean loss, in nats per token, over all processes' batches (x, y). A signal in `caught` ends it early. `plain` is
+    the model as it was before it was compiled: it takes a batch of another size, for which a compile would be lost.
+    """
     model.eval()
     losses, counts = [], []
     for x, y in batches:
         if caught:
             break
         with autocast:
-            losses.append(model(x, y)[1])
+            losses.append((model if len(x) == batch_size else plain)(x, y)[1])
         counts.append(len(x))
     model.train()
     losses = torch.stack(losses).tolist() if losses else []  # waits for the device once
@@ -380,8 +385,14 @@ def write_sample(model, tokenizer, ids):
 # the run
 
 
+def flops_to_go(state, tokens_per_iter):
+    """The floating point operations that each process has yet to do, evaluations aside."""
+    iters = 0 if eval_only else max(max_iters - state.iter_num, 0)
+    return iters * tokens_per_iter * state.model.flops_per_token() / WORLD_SIZE
+
+
 def parallelized(model, torch_device, compiled):
-    """The model compiled, if asked for, and wrapped so that the processes average their gradients."""
+    """The model compiled, if that pays, and wrapped so that the processes average their gradients."""
     if compiled:
         say("compiling the model, which takes a minute")
         model = torch.compile(model)
@@ -391,13 +402,12 @@ def parallelized(model, torch_device, compiled):
     return model
 
 
-def start_report(state, resumed, tokens_per_iter, torch_device):
+def start_report(state, resumed, tokens_per_iter, peak):
     """The run's Report. Its log is opened now, or where an earlier run's files are in the way, at the first `save`."""
     wandb_run = None
     if RANK == 0 and wandb_log:
         wandb_run = start_wandb(wandb_project, wandb_run_name, state.config, out_dir, state.wandb_id)
         state.wandb_id = wandb_run.id
-    peak = peak_flops(torch_device)
     report = Report(state, max_iters, tokens_per_iter, peak * WORLD_SIZE if peak else None, wandb_run)
     if RANK == 0 and not eval_only and (resumed or not earlier_files(out_dir)):
         report.start_log(os.path.join(out_dir, "log.jsonl"), state.iter_num)
@@ -434,7 +444,7 @@ def introduce(state, data, tokens_per_iter, torch_device, torch_dtype, compiled)
         )
     if not eval_only:
         tokens_seen = max(max_iters - state.iter_num, 0) * tokens_per_iter
-        hours = estimated_hours(tokens_seen * model.flops_per_token() / WORLD_SIZE, torch_device, torch_dtype)
+        hours = estimated_hours(flops_to_go(state, tokens_per_iter), torch_device, torch_dtype)
         in_blocks = sum(p.numel() for p in model.transformer.h.parameters())
         advise(hours, torch_device.type, in_blocks, train, tokens_seen)
 
@@ -469,17 +479,20 @@ def main():
     meta = read_meta(data_folder(dataset))
     tokenizer = sample_tokenizer(meta) if sample_tokens and RANK == 0 else None
     state, resumed = starting_state(config, meta, scaler, torch_device)
-    model = parallelized(state.model, torch_device, compiled)
     sizes = state.model.config
+    tokens_per_iter = gradient_accumulation_steps * batch_size * sizes.block_size
+    if compile == "auto" and compiled and flops_to_go(state, tokens_per_iter) < COMPILE_FLOPS:
+        say("note: --compile=auto does not compile the model for so short a run")
+        compiled = False
+    model = parallelized(state.model, torch_device, compiled)
 
     # the data, and this process's share of the micro-batches, which are numbered over all processes
     data = {split: open_tokens(split, meta, sizes) for split in ("train", "val")}
     state.compare_losses(evaluation_windows(data["val"], sizes))
     first, end = (gradient_accumulation_steps * rank // WORLD_SIZE for rank in (RANK, RANK + 1))
-    tokens_per_iter = gradient_accumulation_steps * batch_size * sizes.block_size
 
     # what is said
-    report = start_report(state, resumed, tokens_per_iter, torch_device)
+    report = start_report(state, resumed, tokens_per_iter, peak_flops(torch_device, torch_dtype))
     introduce(state, data, tokens_per_iter, torch_device, torch_dtype, compiled)
 
     caught = catch_signals()
@@ -492,7 +505,7 @@ def main():
             losses = {}
             for split in data:
                 batches = evaluation_batches(data[split], sizes, torch_device)
-                losses[split] = evaluate(model, autocast, batches, caught, cpu_group)
+                losses[split] = evaluate(model, state.model, autocast, batches, caught, cpu_group)
             if stop := signal_in_any_process(caught, cpu_group):
                 break
             check_finite([(state.iter_num, loss, 0.0) for loss in losses.values()], state.scaler)

@@ -52,6 +52,40 @@ def test_compile_auto_is_off_on_a_cpu(machine):
     assert resolve_device("cpu", "auto", "auto")[2] is False
 
 
+@pytest.mark.parametrize(
+    "capability, triton, compilers, reason",
+    [
+        ((8, 0), True, {"gcc": "/usr/bin/gcc"}, None),
+        ((7, 0), True, {"clang": "/usr/bin/clang"}, None),
+        ((7, 0), True, {"mycc": "/usr/bin/mycc"}, None),  # CC names it
+        ((6, 1), True, {"gcc": "/usr/bin/gcc"}, "Triton needs a GPU of compute capability 7.0, and this one has 6.1"),
+        ((8, 0), False, {"gcc": "/usr/bin/gcc"}, "Triton is not installed"),
+        ((8, 0), True, {}, "Triton needs a C compiler"),
+    ],
+)
+def test_compile_auto_is_on_where_triton_can_work_and_else_says_why_not(
+    machine, monkeypatch, capsys, capability, triton, compilers, reason
+):
+    machine(cuda=1, capability=capability)
+    monkeypatch.setenv("CC", "mycc")
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: object() if triton else None)
+    monkeypatch.setattr(module.shutil, "which", compilers.get)
+    assert resolve_device("cuda", "auto", "auto")[2] is (reason is None)
+    said = capsys.readouterr().err
+    assert reason is None and said == "" or f"--compile=auto does not compile the model: {reason}" in said
+    assert resolve_device("cuda", "auto", "True")[2] is True  # what is asked for is tried
+
+
+def test_a_gpu_with_a_number_becomes_the_current_one(machine, monkeypatch):
+    current = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    machine(cuda=2)
+    resolve_device("cuda", "auto", "False")
+    assert current == []
+    resolve_device("cuda:1", "auto", "False")
+    assert current == [1]
+
+
 @pytest.mark.parametrize("text, value", [("True", True), (True, True), ("1", True), ("false", False), (False, False)])
 def test_explicit_values_are_obeyed(machine, text, value):
     assert resolve_device("cpu", "bfloat16", text) == (torch.device("cpu"), torch.bfloat16, value)
@@ -81,3 +115,46 @@ def test_a_gpu_beyond_those_that_are_there_is_refused(machine, device):
     machine(cuda=2)
     with pytest.raises(UserError, match=f"--device={device}"):
         resolve_device(device, "float32", "False")
+
+
+@pytest.mark.parametrize(
+    "name, tflops",
+    {
+        "NVIDIA H100 80GB HBM3": 989,
+        "NVIDIA H100 PCIe": 756,
+        "NVIDIA H100 NVL": 835,
+        "NVIDIA H200": 989,
+        "NVIDIA H20": 148,
+        "NVIDIA H800": 989,
+        "NVIDIA GH200 480GB": 989,
+        "NVIDIA B200": 2250,
+        "NVIDIA A100-SXM4-80GB": 312,
+        "NVIDIA A100 80GB PCIe": 312,
+        "NVIDIA A100-PCIE-40GB": 312,
+        "NVIDIA A800-SXM4-80GB": 312,
+        "NVIDIA A10": 125,
+        "NVIDIA A10G": 70,
+        "NVIDIA L4": 121,
+        "NVIDIA L40": 181,
+        "NVIDIA L40S": 362,
+        "Tesla T4": 65,
+        "Tesla V100-SXM2-16GB": 125,
+        "NVIDIA GeForce RTX 4090": 165,
+        "NVIDIA GeForce RTX 4070 Ti": 80,
+        "AMD Instinct MI300X": 1307,
+        # none of these is the GPU whose name it contains
+        "NVIDIA A100-SXM4-80GB MIG 1g.10gb": None,
+        "NVIDIA GeForce RTX 4090 Laptop GPU": None,
+        "NVIDIA GeForce RTX 4070 Ti SUPER": None,
+        "NVIDIA RTX A1000": None,
+        "NVIDIA T400 4GB": None,
+        "NVIDIA L400": None,
+        "NVIDIA GeForce GTX 1080": None,
+    }.items(),
+)
+def test_the_peak_is_that_of_the_whole_name_and_else_unknown(machine, monkeypatch, name, tflops):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    peak = module.peak_flops(torch.device("cuda"), torch.bfloat16)
+    assert peak == (tflops and tflops * 1e12)
+    assert module.peak_flops(torch.device("cuda"), torch.float32) is None
+    assert module.peak_flops(torch.device("cpu"), torch.bfloat16) is None

@@ -2,10 +2,13 @@
 
 import copy
 import platform
+import weakref
 
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import fast
@@ -194,6 +197,66 @@ def test_in_float16_small_gradients_are_not_rounded_to_zero():
         loss = linear_cross_entropy(x * 0.01, weight * 0.01, targets)
     (grad,) = torch.autograd.grad(loss * 1024, weight)
     assert (grad != 0).float().mean() > 0.99
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the tensors that are made while it is on: `peak` is the most that live at a time."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes, self.peak = {}, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for storage in [t.untyped_storage() for t in tree_leaves(made) if isinstance(t, torch.Tensor)]:
+            if storage._cdata not in self.sizes:
+                self.sizes[storage._cdata] = storage.nbytes()
+                weakref.finalize(storage, self.sizes.pop, storage._cdata)
+        self.peak = max(self.peak, sum(self.sizes.values()))
+        return made
+
+
+@pytest.mark.parametrize("rows", [384, 3 * 384 + 1])
+def test_where_no_buffers_are_reused_the_loss_takes_the_memory_of_one_chunk(monkeypatch, rows):
+    monkeypatch.setattr(fast, "reused_buffer", lambda *args: None)  # as on a GPU
+    x, weight, targets = loss_inputs(torch.float32, rows, vocabulary=3000)
+    with LiveBytes() as live, torch.autocast("cpu", torch.bfloat16):
+        linear_cross_entropy(x, weight, targets)
+    chunk = 384 * 3000 * (2 + 4 + 4)  # the logits, and their softmax before and after it has been computed
+    assert chunk < live.peak < 1.2 * chunk
+
+
+def test_where_a_gpu_adds_to_float32_the_gradient_of_the_weights_cannot_overflow_in_float16(monkeypatch):
+    x, weight, targets = loss_inputs(torch.float32, ignored=False)
+    x, weight = (1000 + x).detach().requires_grad_(), (weight / 1e4).detach().requires_grad_()
+
+    def gradient():
+        with torch.autocast("cpu", torch.float16):
+            return torch.autograd.grad(linear_cross_entropy(x, weight, targets.clamp(max=2)), weight)[0]
+
+    def exact_mm(a, b, out=None, out_dtype=None):
+        return mm(a.double(), b.double()).to(out_dtype) if out_dtype else mm(a, b, out=out)
+
+    def exact_addmm(total, a, b, out_dtype, out):
+        return out.copy_(total + exact_mm(a, b, out_dtype=out_dtype))
+
+    mm = torch.mm
+    monkeypatch.setattr(torch, "mm", exact_mm)  # torch has these two for CUDA only
+    monkeypatch.setattr(torch, "addmm", exact_addmm)
+    assert gradient().isinf().any()
+    monkeypatch.setattr(fast, "adds_to_float32", lambda dtype, device: True)
+    (exact,) = torch.autograd.grad(F.cross_entropy(x.double() @ weight.double().T, targets.clamp(max=2)), weight)
+    torch.testing.assert_close(gradient(), exact, rtol=1e-2, atol=1e-2)
+
+
+def test_a_device_that_lacks_products_into_float32_is_found_out(monkeypatch):
+    fast.adds_to_float32.cache_clear()
+    assert not fast.adds_to_float32(torch.float16, torch.device("cpu"))
+    assert not fast.adds_to_float32(torch.float32, torch.device("cuda"))
+    full = torch.full
+    monkeypatch.setattr(torch, "full", lambda *args, device, **more: full(*args, **more))
+    assert not fast.adds_to_float32(torch.float16, torch.device("cuda"))  # torch's CPU says that it has none
+    fast.adds_to_float32.cache_clear()
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ DOCS = sorted(ROOT.glob("docs/*.md"))
 PAGES = [ROOT / "README.md", *DOCS, *sorted(ROOT.glob("data/*/README.md"))]
 PROGRAMS = [
     path.relative_to(ROOT).as_posix()
-    for pattern in ("*.py", "data/*.py", "data/*/*.py")
+    for pattern in ("*.py", "data/*.py", "data/*/*.py", "tests/gpu_suite.py")
     for path in sorted(ROOT.glob(pattern))
     if "\nif __name__ ==" in path.read_text(encoding="utf-8")
 ]

@@ -1,5 +1,6 @@
 """train.py's promises. Where a number is expected, plain PyTorch computes it here once more, in another way."""
 
+import copy
 import fcntl
 import json
 import math
@@ -23,6 +24,7 @@ import torch
 from torch.nn import functional as F
 
 import train as train_script
+from machine import mixed_precision
 from model import GPT, GPTConfig
 from tokenizer import TokensTokenizer, learn_tokenizer
 from train import get_batch
@@ -159,7 +161,7 @@ def test_the_log_lines_begin_as_nanogpts(train):
 
 
 def test_mfu_stands_in_the_line_where_the_peak_is_known(train):
-    lines = train(peak_flops=lambda device: 1e9).stdout.splitlines()
+    lines = train(peak_flops=lambda device, dtype: 1e9).stdout.splitlines()
     shown = [float(match[1]) for line in lines if (match := re.search(r"ms, mfu (\d+\.\d\d)%, lr", line))]
     model = model_of(load("out/last.pt"))
     expected = [100 * figures["tokens_per_s"] * model.flops_per_token() / 1e9 for figures in updates()]
@@ -168,9 +170,9 @@ def test_mfu_stands_in_the_line_where_the_peak_is_known(train):
 
 def test_mfu_of_several_processes_is_that_of_one_device(monkeypatch):
     state = SimpleNamespace(iter_num=0, seconds=0.0)
-    for name, value in {"WORLD_SIZE": 4, "eval_only": True, "peak_flops": lambda device: 1e9}.items():
+    for name, value in {"WORLD_SIZE": 4, "eval_only": True}.items():
         monkeypatch.setattr(train_script, name, value)
-    assert train_script.start_report(state, False, 100, torch.device("cpu")).peak_flops == 4e9
+    assert train_script.start_report(state, False, 100, 1e9).peak_flops == 4e9
 
 
 def test_the_log_file_holds_the_figures_of_the_lines(train):
@@ -357,7 +359,7 @@ def test_every_token_of_a_small_split_is_evaluated_whatever_its_length(train, da
     _, ids = dataset(f"length{length}", "abcd" * 5, "".join(map(chr, range(48, 48 + length))))
     seen = set()
 
-    def evaluate(model, autocast, batches, stop=(), group=None):
+    def evaluate(model, plain, autocast, batches, stop=(), group=None):
         seen.clear()  # of the training split, which comes first
         seen.update(*(y.flatten().tolist() for _, y in batches))
         return 1.0
@@ -370,7 +372,7 @@ def test_a_large_split_is_evaluated_on_windows_spread_over_it(train, dataset):
     _, ids = dataset("large", "abcd" * 5, "".join(map(chr, range(48, 48 + 500))))
     begins = []
 
-    def evaluate(model, autocast, batches, stop=(), group=None):
+    def evaluate(model, plain, autocast, batches, stop=(), group=None):
         begins[:] = [x[0].item() for xs, _ in batches for x in xs]
         return 1.0
 
@@ -379,6 +381,48 @@ def test_a_large_split_is_evaluated_on_windows_spread_over_it(train, dataset):
     assert len(begins) == 5 * 3 and begins[0] == offset and begins[-1] == offset + 500 - 1 - 8
     gaps = np.diff(begins)
     assert gaps.max() - gaps.min() <= 1
+
+
+@pytest.mark.parametrize(
+    "options, flops, compiled",
+    [
+        (["--max_iters=2"], 0.0, True),
+        (["--max_iters=2"], 1e15, False),  # a short run
+        (["--max_iters=2", "--compile=True"], 1e15, True),  # is compiled if that is asked for
+        (["--max_iters=2", "--eval_only=True"], 1.0, False),
+        (["--max_iters=2", "--eval_only=True", "--compile=True"], 1.0, True),
+    ],
+)
+def test_compile_auto_compiles_only_where_the_run_is_long_enough(train, options, flops, compiled):
+    seen = []
+
+    def resolve_device(device, dtype, compile):  # as on a GPU on which a compile pays
+        return torch.device("cpu"), torch.float32, compile in ("auto", "True")
+
+    def parallelized(model, torch_device, compiled):
+        seen.append(compiled)
+        return model
+
+    arguments = ["--compile=auto", *options]
+    train(*arguments, resolve_device=resolve_device, parallelized=parallelized, COMPILE_FLOPS=flops)
+    assert seen == [compiled]
+
+
+def test_an_evaluation_runs_batches_of_another_size_uncompiled(train, dataset):
+    dataset("odd", "abcd" * 5, "".join(map(chr, range(48, 48 + 60))))  # 8 windows: two batches of 3, one of 2
+    sizes = []
+
+    class Compiled(torch.nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x, y):
+            sizes.append(len(x))
+            return self.model(x, y)
+
+    train("--dataset=odd", "--max_iters=0", parallelized=lambda model, *_: Compiled(model))
+    assert evaluations()[-1]["val/loss"] > 0 and set(sizes) == {3}
 
 
 def test_losses_are_given_in_bits_per_byte_where_the_bytes_are_known(train, dataset):
@@ -903,6 +947,67 @@ def test_half_precision_trains_on_a_cpu(train, dtype):
     assert half[0] == pytest.approx(exact[0], rel=0.01) and half[0] != exact[0]
     assert max(half[-1], exact[-1]) < half[0] / 2
     assert {weight.dtype for weight in load("half/last.pt")["model"].values()} == {torch.float32}
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize(
+    "options, tolerance",
+    [
+        (["--optimizer=adamw", "--dtype=float32"], 1e-5),
+        (["--optimizer=muon", "--dtype=float16", "--checkpoint_activations=True"], 2e-3),
+    ],
+)
+def test_a_compiled_run_has_the_losses_of_one_that_is_not_in_two_graphs_without_breaks(train, options, tolerance):
+    train(*options)
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    train(*options, "--compile=True", "--out_dir=compiled")
+    counters = torch._dynamo.utils.counters
+    assert not counters["graph_break"] and counters["stats"]["unique_graphs"] == 2  # to train and to evaluate
+    for kind, name in ((updates, "loss"), (evaluations, "val/loss")):
+        expected = [figures[name] for figures in kind("out")]
+        assert [figures[name] for figures in kind("compiled")] == pytest.approx(expected, abs=tolerance)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("where", ["transformer.h.0.mlp.c_fc.weight", "transformer.ln_f.weight"])
+def test_a_float16_step_with_an_infinite_gradient_anywhere_changes_nothing_and_the_next_one_does(where, optimizer):
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(8, 20, 1, 2, 16))
+    optimizers = model.configure_optimizers(0.1, 1e-2, (0.9, 0.95), "cpu", optimizer)
+    autocast, scaler = mixed_precision(torch.device("cpu"), torch.float16)
+    windows = torch.randint(20, (3, 9))
+
+    def step():
+        batches = [lambda: (windows[:, :-1], windows[:, 1:])]
+        return train_script.train_step(model, optimizers, scaler, autocast, batches, 1)
+
+    def state():
+        return copy.deepcopy([model.state_dict(), *(o.state_dict()["state"] for o in optimizers)])
+
+    step()
+    before, scale = state(), scaler.get_scale()
+    hook = dict(model.named_parameters())[where].register_hook(lambda grad: grad * math.inf)
+    _, norm = step()
+    assert not norm.isfinite()
+    torch.testing.assert_close(state(), before, rtol=0, atol=0)
+    assert scaler.get_scale() == scale / 2
+    hook.remove()
+    _, norm = step()
+    after = state()
+    assert norm.isfinite() and all(weight.isfinite().all() for weight in after[0].values())
+    assert not any(torch.equal(weight, before[0][name]) for name, weight in after[0].items() if weight.dim() == 2)
+
+
+@pytest.mark.slow
+def test_a_resumed_float16_run_with_two_optimizers_repeats_the_uninterrupted_one(train):
+    options = ("--dtype=float16", "--optimizer=muon", "--lr_decay_iters=6")
+    train(*options, "--out_dir=whole")
+    train(*options, "--max_iters=4")
+    train(*options, "--init_from=resume")
+    assert_same_state(load("whole/last.pt"), load("out/last.pt"))
+    assert load("whole/last.pt")["scaler"] == load("out/last.pt")["scaler"] != {}
 
 
 def wandb_records(path):
