@@ -18,6 +18,7 @@ README.md, a model card. Folder and file appear once all of them is written.
 from configurator import UserError, check_installed, command, configure, quote, run
 
 import importlib.util
+import math
 import os
 
 import torch
@@ -100,12 +101,13 @@ def model_card(name, model, tokenizer, checkpoint):
 def training(checkpoint):
     """What a checkpoint says of its training, in a sentence or two."""
     dataset, tokens = checkpoint.get("config", {}).get("dataset"), checkpoint.get("tokens")
-    loss, counts = float(checkpoint.get("best_val_loss", "inf")), checkpoint.get("meta", {}).get("val")
+    loss = torch.as_tensor(checkpoint.get("best_val_loss", math.inf))
+    counts = checkpoint.get("meta", {}).get("val", {})
     read = f" and has read {tokens:,} tokens of it" if tokens else ""
     line = f"It was trained on the dataset {dataset!r}{read}." if dataset else "What it was trained on is not known."
-    if loss == float("inf"):
+    if loss.numel() != 1 or not loss.isfinite():
         return line
-    bits = bits_per_byte(loss, counts)
+    bits = bits_per_byte(loss.item(), counts) if "tokens" in counts else None
     in_bits = f", or {bits:.3f} bits per byte of text" if bits else ""
     return f"{line} On text that it has not seen its loss is {loss:.4f} nats per token{in_bits}."
 
@@ -121,7 +123,7 @@ def write_folder(folder, model, tokenizer, checkpoint):
 
 
 # -----------------------------------------------------------------------------
-# either
+# either of the two
 
 
 def write_file(path, model, tokenizer):

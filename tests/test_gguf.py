@@ -201,14 +201,17 @@ def test_a_folder_has_a_model_card_with_sizes_text_and_bits_per_byte_and_leaves_
     assert "--init_from=hf-towels --dataset=towels" in text and str(tmp_path) not in card
 
 
-def test_a_card_says_nothing_that_nanogpts_checkpoint_does_not_know(export, tmp_path):
-    save(tmp_path / "out", make(), None)
+@pytest.mark.parametrize("known", ["no loss", float("inf"), torch.ones(2), 1.5], ids=str)
+def test_a_card_says_nothing_that_the_checkpoint_does_not_know(export, tmp_path, known):
+    save(tmp_path / "out", make(vocab_size=320), BPE | {"val": {"bytes": 3000}})
     checkpoint = torch.load(tmp_path / "out" / "ckpt.pt", weights_only=True)
     del checkpoint["best_val_loss"]
+    checkpoint |= {} if known == "no loss" else {"best_val_loss": known}
     torch.save(checkpoint, tmp_path / "out" / "ckpt.pt")
     export("--to=hf")
     card = (tmp_path / "hf" / "README.md").read_text(encoding="utf-8")
-    assert "not known" in card and not re.search("None|inf[^o]|bits", card)
+    assert "not known" in card and not re.search(r"None|\binf\b|tensor|bits", card)
+    assert ("1.5000 nats" in card) == (str(known) == "1.5")
 
 
 # -----------------------------------------------------------------------------
