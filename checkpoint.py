@@ -293,6 +293,12 @@ def load_model(path, dropout=0.0):
 
 def load_trained(folder):
     """The model in a folder that train.py wrote, and its tokenizer. Raises UserError where there is none."""
+    model, tokenizer, _ = load_run(folder)
+    return model, tokenizer
+
+
+def load_run(folder):
+    """`load_trained`, and the rest of the checkpoint."""
     check_folder(folder)
     path = os.path.join(folder, "ckpt.pt")
     model, checkpoint = load_model(path)
@@ -309,7 +315,7 @@ def load_trained(folder):
         other = "GPT-2's" if meta["encoding"] == "gpt2" else f"the {tokenizer.vocab_size} of data/{dataset}"
         needed = f"put the meta.pkl of its dataset into data/{dataset}" if dataset else "nor which dataset they are of"
         raise UserError(f"{path!r} does not say what its {known} token ids mean, which are not {other}: {needed}")
-    return model, tokenizer
+    return model, tokenizer, checkpoint
 
 
 def pretrained_tokenizer(name):

@@ -1,5 +1,5 @@
 """
-GPT-2's files in the format of Hugging Face's transformers, read and written.
+GPT-2's files: in the format of Hugging Face's transformers, read and written, and in llama.cpp's, written.
 
 A folder holds config.json, model.safetensors and, for other programs, the tokenizer's files. This file knows names and
 shapes, and no classes of ours: a model's sizes are a dict with the keys of a checkpoint's `model_args`, its weights a
@@ -13,7 +13,7 @@ import shutil
 
 import torch
 
-from configurator import UserError, first_line, hub_folder, read_json
+from configurator import UserError, first_line, hub_folder, read_json, replacing
 
 PRETRAINED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 ACTIVATIONS = {"erf": "gelu", "tanh": "gelu_new"}  # our names of the two GELUs, and theirs
@@ -149,12 +149,13 @@ def open_safetensors(path):
 # writing
 
 
-def write_pretrained(folder, sizes, weights, tokenizer, end_of_text):
+def write_pretrained(folder, sizes, weights, more, end_of_text):
     """
     Write a folder that transformers and `find_pretrained` read. It appears once all of it is written.
 
-    `sizes` and `weights` are as above, `tokenizer` is the content of tokenizer.json and tokenizer_config.json, by name,
-    and `end_of_text` its last token id: those beyond it only pad the vocabulary. Raises UserError.
+    `sizes` and `weights` are as above, `more` is the content of further files by name, a dict for JSON or a text: the
+    tokenizer's, and README.md. `end_of_text` is the last token id: those beyond it only pad the vocabulary. Raises
+    UserError.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -165,7 +166,7 @@ def write_pretrained(folder, sizes, weights, tokenizer, end_of_text):
     files = {
         "config.json": config_json(sizes) | special,
         "generation_config.json": special | ({"suppress_tokens": padding} if padding else {}),  # never drawn
-        **tokenizer,
+        **more,
     }
     temporary = f"{folder}.tmp"
     try:
@@ -173,7 +174,7 @@ def write_pretrained(folder, sizes, weights, tokenizer, end_of_text):
         os.makedirs(temporary)
         for name, content in files.items():
             with open(os.path.join(temporary, name), "w", encoding="utf-8") as f:
-                json.dump(content, f, indent=2, ensure_ascii=False)
+                f.write(content if isinstance(content, str) else json.dumps(content, indent=2, ensure_ascii=False))
         save_file(gpt2_tensors(weights), os.path.join(temporary, "model.safetensors"), metadata={"format": "pt"})
         for name in os.listdir(temporary):
             shutil.copymode(os.path.join(temporary, "config.json"), os.path.join(temporary, name))  # not 0600
@@ -206,13 +207,78 @@ def config_json(sizes):
 
 
 def gpt2_tensors(weights):
-    """The weights by GPT2LMHeadModel's names, in its shapes, and with its biases: zeros where the model has none."""
+    """The weights by GPT2LMHeadModel's names, in its shapes, and with its biases."""
+    weights = with_biases(weights)
+    return {name: w.T.contiguous() if name.endswith(TRANSPOSED) else w for name, w in weights.items()}
+
+
+def with_biases(weights):
+    """The weights as any program for GPT-2 wants them: with zeros for biases that there are not, and one wte."""
     tensors = {}
     for name, tensor in weights.items():
         if name == "lm_head.weight":  # tied to wte
             continue
-        tensors[name] = tensor.T.contiguous() if name.endswith(TRANSPOSED) else tensor
+        tensors[name] = tensor
         bias = name.removesuffix("weight") + "bias"
         if name.endswith("weight") and "wte" not in name and "wpe" not in name and bias not in weights:
-            tensors[bias] = torch.zeros(len(tensor))
+            tensors[bias] = tensor.new_zeros(len(tensor))
     return tensors
+
+
+# -----------------------------------------------------------------------------
+# writing for llama.cpp
+
+
+def write_gguf(path, sizes, weights, tokens, merges):
+    """
+    Write a GGUF file, which appears once it is whole. Its name becomes the model's.
+
+    `sizes` and `weights` are as above, in float32 or float16. `tokens` are the strings of all token ids, the last one
+    that which ends a text, and `merges` pairs of them. Raises UserError.
+    """
+    import gguf
+
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GPT2, sizes["n_layer"])  # from transformers' names
+    with replacing(path) as f, contextlib.closing(gguf.GGUFWriter(f.name, "gpt2")) as writer:
+        writer.add_name(os.path.splitext(os.path.basename(path))[0])
+        add_sizes(writer, sizes, narrow=weights["transformer.wte.weight"].dtype == torch.float16)
+        add_byte_pairs(writer, tokens, merges)
+        for name, tensor in with_biases(weights).items():
+            tensor = tensor[: len(tokens)] if "wte" in name else tensor  # without the vocabulary's padding
+            if tensor.dim() == 1 or "wpe" in name:  # what is added, or scales, is float32 in each such file
+                tensor = tensor.float()
+            writer.add_tensor(names.get_name(name, (".weight", ".bias")), tensor.numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        try:
+            writer.write_tensors_to_file()
+        except OSError as failure:  # numpy, which writes them, gives no reason
+            raise OSError(failure.errno, failure.strerror or "the disk took only a part: is it full?") from None
+
+
+def add_sizes(writer, sizes, narrow):
+    """Write a model's sizes to a GGUF file, and whether its matrices are float16."""
+    import gguf
+
+    writer.add_context_length(sizes["block_size"])
+    writer.add_embedding_length(sizes["n_embd"])
+    writer.add_feed_forward_length(4 * sizes["n_embd"])
+    writer.add_block_count(sizes["n_layer"])
+    writer.add_head_count(sizes["n_head"])
+    writer.add_layer_norm_eps(FIXED["layer_norm_epsilon"])
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if narrow else gguf.LlamaFileType.ALL_F32)
+
+
+def add_byte_pairs(writer, tokens, merges):
+    """Write byte pairs to a GGUF file, as GPT-2 splits texts."""
+    import gguf
+
+    end = len(tokens) - 1
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([gguf.TokenType.NORMAL] * end + [gguf.TokenType.CONTROL])
+    writer.add_token_merges([" ".join(pair) for pair in merges])
+    writer.add_bos_token_id(end)
+    writer.add_eos_token_id(end)
+    writer.add_add_bos_token(False)

@@ -210,14 +210,20 @@ def merged(merges):
     return tokens
 
 
+def spelled(tokenizer):
+    """The tokens of byte pairs but <|endoftext|>, and the pairs that merge, as other programs' files spell both."""
+    tokens = [tokenizer.decode_bytes([i]) for i in range(tokenizer.end_of_text)]
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    pairs = [tuple(map(spell, last_pair(token, ranks))) for token in tokens if len(token) > 1]
+    return [spell(token) for token in tokens], pairs
+
+
 def tokenizer_json(tokenizer):
     """The content of tokenizer.json: byte pairs in the format of Hugging Face's tokenizers."""
     import tokenizers
 
-    tokens = [tokenizer.decode_bytes([i]) for i in range(tokenizer.end_of_text)]
-    ranks = {token: rank for rank, token in enumerate(tokens)}
-    merges = [tuple(map(spell, last_pair(token, ranks))) for token in tokens if len(token) > 1]
-    bpe = tokenizers.models.BPE({spell(token): rank for token, rank in ranks.items()}, merges)
+    tokens, merges = spelled(tokenizer)
+    bpe = tokenizers.models.BPE({token: i for i, token in enumerate(tokens)}, merges)
     result = tokenizers.Tokenizer(bpe)
     result.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)  # splits by GPT-2's pattern too
     result.decoder = tokenizers.decoders.ByteLevel()

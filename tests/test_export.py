@@ -65,7 +65,7 @@ def exported(request, tmp_path_factory):
     tokenizer = gpt2_tokenizer() if request.param == "gpt2" else learn_tokenizer([NOVEL[:100_000]], 900)
     rows = 50304 if request.param == "gpt2" else 960
     save(folder / "out", model := make(vocab_size=rows, n_ids=tokenizer.vocab_size), tokenizer.meta())
-    write_folder(str(folder / "hf"), model, tokenizer)
+    write_folder(str(folder / "hf"), model, tokenizer, {})
     return folder / "hf", model, tokenizer
 
 
@@ -408,7 +408,7 @@ BROKEN = {  # of byte pairs in our order
 def small(tmp_path):
     """A folder with an exported model of a few byte pairs, to change, and a dataset's name."""
     tokenizer = learn_tokenizer([NOVEL[:20_000]], 300)
-    write_folder(str(tmp_path / "small"), make(vocab_size=320, n_ids=300), tokenizer)
+    write_folder(str(tmp_path / "small"), make(vocab_size=320, n_ids=300), tokenizer, {})
     return tmp_path / "small"
 
 
