@@ -73,11 +73,10 @@ class CausalSelfAttention(nn.Module):
         B, T, C = x.shape
         heads = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
         q, k, v = qkv = heads.permute(2, 0, 3, 1, 4)  # each (B, nh, T, hs)
-        if mask is not None:  # GPT.decode's: `cached` is a tensor, and the mask leaves out what follows this position
+        if mask is not None:  # GPT.decode's, and `cached` is a position (1,)
             k, v = kv_cache.index_copy_(3, cached, qkv[1:])
         elif kv_cache is not None:  # (2, B, nh, length, hs), of which the first `cached` positions are filled
-            kv_cache[0, :, :, cached : cached + T] = k
-            kv_cache[1, :, :, cached : cached + T] = v
+            kv_cache[:, :, :, cached : cached + T] = qkv[1:]
             k, v = kv_cache[:, :, :, : cached + T]
         # with a cache, either T is 1 and the token sees all positions, or cached is 0 and the mask is the usual one
         dropout = self.dropout if self.training else 0.0
@@ -247,21 +246,22 @@ class GPT(nn.Module):
         return optimizers
 
     def new_kv_cache(self, batch_size, length):
-        """A key/value cache for at least `length` tokens: (n_layer, 2, B, nh, length, hs)."""
+        """An empty key/value cache for at least `length` tokens: (n_layer, 2, B, nh, length, hs)."""
         c, weight = self.config, self.transformer.wte.weight
-        length = -(-length // 16) * 16  # else attention with a mask copies and pads the mask in each layer
+        length = -(-length // 16) * 16  # otherwise CUDA's attention pads a copy of `decode`'s mask in each layer
         shape = (c.n_layer, 2, batch_size, c.n_head, length, c.n_embd // c.n_head)
-        return torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+        return torch.empty(shape, dtype=weight.dtype, device=weight.device)
 
     def decode(self, ids, position, kv_cache):
         """
         The logits, (B, V), after one more token of each row: ids (B, 1) at a position (1,), a tensor. They are those of
-        `features`, from a step that has the same shapes and addresses at each position, so that it can be captured.
+        `features`, from a step of the same shapes and addresses at each position, which can be captured. It reads the
+        whole cache, whose unfilled positions have to hold zeros: the mask's 0 times NaN would be NaN.
         """
         x = self.transformer.wte(ids) + self.transformer.wpe(position)
-        # the whole cache is read, and 0 times NaN is NaN: what is behind the mask must be numbers, as zeros are
         unseen = torch.arange(kv_cache.shape[4], device=ids.device) > position
-        mask = torch.zeros_like(unseen, dtype=x.dtype).masked_fill(unseen, -torch.inf)[None, None, None]
+        # added to the scores: each layer would turn a boolean mask into this one
+        mask = x.new_zeros(unseen.shape).masked_fill(unseen, -torch.inf)[None, None, None]  # (1, 1, 1, length)
         for i, block in enumerate(self.transformer.h):
             x = block(x, kv_cache[i], position, mask)
         return self.lm_head(self.transformer.ln_f(x[:, -1]))
@@ -294,7 +294,8 @@ class GPT(nn.Module):
             if window.shape[1] > block_size:  # the window is full: begin again with its later half
                 window, cached = window[:, -max(block_size // 2, 1) :], 0
             ids, position = window[:, cached:], positions[cached : cached + 1]
-            if i == 1 and worth_capturing(ids.device, max_new_tokens):  # not before the first token, which would wait
+            if i == 1 and worth_capturing(ids.device, max_new_tokens):  # not at 0: the first token should not wait
+                kv_cache[:, :, :, :, cached:] = 0
                 decode = captured(partial(self.decode, kv_cache=kv_cache), ids[:, :1], position)
             if decode and ids.shape[1] == 1:
                 logits = decode(ids, position)

@@ -23,6 +23,7 @@ def test_it_times_training_and_sampling_beside_transformers_and_writes_the_figur
     median = sorted(figures["training_seconds"]["ours"])[1]
     assert f"{2 * 16 / median:,.0f} tok/s, {figures['flops_per_step'] / median / 1e9:,.0f} GFLOP/s" in done.stdout
     assert done.stdout.count("transformers takes") == 3 and "first token" in done.stdout
+    assert "sampling, 2 x 4 tokens, eager\n" in done.stdout and figures["sampling_2_x_4_way"] == "eager"
     assert json.loads((tmp_path / "bench-trace.json").read_text(encoding="utf-8"))["traceEvents"]
 
 
