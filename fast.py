@@ -208,8 +208,8 @@ def captured(step, *inputs):
     A function of tensors like the `inputs`, which does as step(*inputs) does: recorded as a CUDA graph, one launch in
     place of hundreds. None, with a note, where that fails.
 
-    The step should have no other inputs that move, never wait for the GPU, and do no harm when it is called twice. What
-    it returns lies in the same memory at each call.
+    Only the inputs may change from call to call. The step should never wait for the GPU, and do no harm when it is
+    called twice. What it returns lies in the same memory at each call.
     """
     buffers = [x.clone() for x in inputs]
     try:
@@ -253,6 +253,5 @@ def clean_up_capture(device):
     """After a capture that failed: wait for what it has begun, and have torch draw random numbers again."""
     with contextlib.suppress(Exception):
         torch.cuda.synchronize(device)
-        with torch.cuda.device(device):
-            generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        generator = torch.cuda.default_generators[device.index]
         generator.graphsafe_set_state(generator.clone_state())  # the old one may still be marked as being captured

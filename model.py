@@ -248,20 +248,20 @@ class GPT(nn.Module):
     def new_kv_cache(self, batch_size, length):
         """An empty key/value cache for at least `length` tokens: (n_layer, 2, B, nh, length, hs)."""
         c, weight = self.config, self.transformer.wte.weight
-        length = -(-length // 16) * 16  # otherwise CUDA's attention pads a copy of `decode`'s mask in each layer
+        length = -(-length // 16) * 16  # or CUDA's attention would pad a copy of `decode`'s mask in each layer
         shape = (c.n_layer, 2, batch_size, c.n_head, length, c.n_embd // c.n_head)
         return torch.empty(shape, dtype=weight.dtype, device=weight.device)
 
     def decode(self, ids, position, kv_cache):
         """
         The logits, (B, V), after one more token of each row: ids (B, 1) at a position (1,), a tensor. They are those of
-        `features`, from a step of the same shapes and addresses at each position, which can be captured. It reads the
-        whole cache, whose unfilled positions have to hold zeros: the mask's 0 times NaN would be NaN.
+        `features` without dropout. All shapes and addresses are the same at each position, so it can be captured; for
+        that the whole cache is read, which must hold zeros where it is unfilled: the mask's 0 times NaN would be NaN.
         """
         x = self.transformer.wte(ids) + self.transformer.wpe(position)
         unseen = torch.arange(kv_cache.shape[4], device=ids.device) > position
-        # added to the scores: each layer would turn a boolean mask into this one
-        mask = x.new_zeros(unseen.shape).masked_fill(unseen, -torch.inf)[None, None, None]  # (1, 1, 1, length)
+        # (1, 1, 1, length), added to the scores, as each layer would make it of a boolean mask
+        mask = x.new_zeros(unseen.shape).masked_fill(unseen, -torch.inf)[None, None, None]
         for i, block in enumerate(self.transformer.h):
             x = block(x, kv_cache[i], position, mask)
         return self.lm_head(self.transformer.ln_f(x[:, -1]))
@@ -294,7 +294,8 @@ class GPT(nn.Module):
             if window.shape[1] > block_size:  # the window is full: begin again with its later half
                 window, cached = window[:, -max(block_size // 2, 1) :], 0
             ids, position = window[:, cached:], positions[cached : cached + 1]
-            if i == 1 and worth_capturing(ids.device, max_new_tokens):  # not at 0: the first token should not wait
+            # the first token should not wait, and a graph has no dropout
+            if i == 1 and not self.training and worth_capturing(ids.device, max_new_tokens):
                 kv_cache[:, :, :, :, cached:] = 0
                 decode = captured(partial(self.decode, kv_cache=kv_cache), ids[:, :1], position)
             if decode and ids.shape[1] == 1:

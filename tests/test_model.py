@@ -3,6 +3,7 @@
 import copy
 import platform
 import weakref
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -512,6 +513,10 @@ def test_nothing_is_captured_for_a_few_tokens_nor_on_a_cpu_or_an_apple_gpu(captu
     assert not any(fast.worth_capturing(torch.device(kind), 10**6) for kind in ("cpu", "mps"))
 
 
+def test_nothing_is_captured_of_a_model_in_training_which_may_have_dropout(capturing, model):
+    assert len(list(copy.deepcopy(model).train().stream(tokens(1, 4), 16))) == 16 and not capturing
+
+
 FAILURES = [RuntimeError("no driver\nat all"), torch.OutOfMemoryError("no memory"), AttributeError("no graphs")]
 
 
@@ -539,6 +544,31 @@ def test_the_capture_itself_fails_on_a_cpu_without_harm(capturing, model, monkey
     eager, captured = written_both_ways(model, tokens(2, 4), 40)
     assert torch.equal(eager, captured) and fast.captures == {"made": 0, "failed": 1}
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("failing", [None, 1, 2], ids=["", "in the first step", "while it records"])
+def test_a_recording_comes_after_a_first_step_and_always_leaves_its_stream(monkeypatch, failing):
+    cuda = MagicMock()
+    cuda.stream.return_value.__exit__.return_value = False  # exceptions pass
+    monkeypatch.setattr(torch, "cuda", cuda)
+
+    def step():
+        cuda.step()
+        if cuda.step.call_count == failing:
+            raise RuntimeError("no")
+
+    if failing:
+        with pytest.raises(RuntimeError):
+            RECORD(step, torch.device("cuda:1"))
+    else:
+        assert RECORD(step, torch.device("cuda:1"))[0] is cuda.CUDAGraph()
+    done = [name.rpartition(".")[2] for name, _, _ in cuda.mock_calls]
+    done = [
+        name for name in done if name in ("__enter__", "step", "capture_begin", "capture_end", "replay", "__exit__")
+    ]
+    whole = ["__enter__", "step", "capture_begin", "step", "capture_end", "replay", "__exit__"]
+    assert done == {None: whole, 1: ["__enter__", "step", "__exit__"], 2: [*whole[:5], "__exit__"]}[failing]
+    assert cuda.Stream.call_args.args == (torch.device("cuda:1"),)  # where the model is
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
