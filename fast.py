@@ -194,7 +194,7 @@ def pack(model):
 # -----------------------------------------------------------------------------
 # a step recorded for sampling on CUDA
 
-LEAST_TOKENS = 16  # recording takes about as long as four tokens
+LEAST_TOKENS = 50  # recording takes about as long as four, and takes away the memory that a training keeps
 captures = {"made": 0, "failed": 0}  # of this process
 
 
@@ -216,7 +216,7 @@ def captured(step, *inputs):
         graph, output = record(lambda: step(*buffers), buffers[0].device)
     except Exception as failure:  # an old driver, no memory left, an operation that cannot be recorded
         captures["failed"] += 1
-        reason = first_line(failure.__context__ or failure)  # capture_end() fails after what failed before it
+        reason = first_line(failure.__context__ or failure)  # the recording's end fails after what failed in it
         note(f"note: sampling goes on without a CUDA graph, slower: {reason}")
         clean_up_capture(buffers[0].device)
         return None
@@ -238,12 +238,8 @@ def record(step, device):
     side.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(side):
         step()  # loads its kernels and libraries, which cannot be recorded
-        # not torch.cuda.graph(), which also gives all free memory back: a training would have to allocate it again
-        graph.capture_begin(capture_error_mode="thread_local")
-        try:
+        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
             output = step()
-        finally:
-            graph.capture_end()
         graph.replay()  # if this fails, then here
     torch.cuda.current_stream(device).wait_stream(side)
     return graph, output

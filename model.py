@@ -12,7 +12,6 @@ channels of a head, and V the vocabulary.
 import math
 import re
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import nn
@@ -248,7 +247,7 @@ class GPT(nn.Module):
     def new_kv_cache(self, batch_size, length):
         """An empty key/value cache for at least `length` tokens: (n_layer, 2, B, nh, length, hs)."""
         c, weight = self.config, self.transformer.wte.weight
-        length = -(-length // 16) * 16  # or CUDA's attention would pad a copy of `decode`'s mask in each layer
+        length = -(-length // 16) * 16  # otherwise CUDA's attention pads `decode`'s mask anew in each layer
         shape = (c.n_layer, 2, batch_size, c.n_head, length, c.n_embd // c.n_head)
         return torch.empty(shape, dtype=weight.dtype, device=weight.device)
 
@@ -260,8 +259,7 @@ class GPT(nn.Module):
         """
         x = self.transformer.wte(ids) + self.transformer.wpe(position)
         unseen = torch.arange(kv_cache.shape[4], device=ids.device) > position
-        # (1, 1, 1, length), added to the scores, as each layer would make it of a boolean mask
-        mask = x.new_zeros(unseen.shape).masked_fill(unseen, -torch.inf)[None, None, None]
+        mask = x.new_zeros(1, 1, 1, len(unseen)).masked_fill(unseen, -torch.inf)  # a boolean is made one in each layer
         for i, block in enumerate(self.transformer.h):
             x = block(x, kv_cache[i], position, mask)
         return self.lm_head(self.transformer.ln_f(x[:, -1]))
@@ -297,7 +295,7 @@ class GPT(nn.Module):
             # the first token should not wait, and a graph has no dropout
             if i == 1 and not self.training and worth_capturing(ids.device, max_new_tokens):
                 kv_cache[:, :, :, :, cached:] = 0
-                decode = captured(partial(self.decode, kv_cache=kv_cache), ids[:, :1], position)
+                decode = captured(lambda *inputs: self.decode(*inputs, kv_cache), ids[:, :1], position)
             if decode and ids.shape[1] == 1:
                 logits = decode(ids, position)
             else:

@@ -547,9 +547,10 @@ def test_the_capture_itself_fails_on_a_cpu_without_harm(capturing, model, monkey
 
 
 @pytest.mark.parametrize("failing", [None, 1, 2], ids=["", "in the first step", "while it records"])
-def test_a_recording_comes_after_a_first_step_and_always_leaves_its_stream(monkeypatch, failing):
+def test_a_recording_comes_after_a_first_step_and_its_stream_is_always_left(monkeypatch, failing):
     cuda = MagicMock()
-    cuda.stream.return_value.__exit__.return_value = False  # exceptions pass
+    for context in (cuda.stream, cuda.graph):
+        context.return_value.__exit__.return_value = False  # exceptions pass
     monkeypatch.setattr(torch, "cuda", cuda)
 
     def step():
@@ -562,12 +563,11 @@ def test_a_recording_comes_after_a_first_step_and_always_leaves_its_stream(monke
             RECORD(step, torch.device("cuda:1"))
     else:
         assert RECORD(step, torch.device("cuda:1"))[0] is cuda.CUDAGraph()
-    done = [name.rpartition(".")[2] for name, _, _ in cuda.mock_calls]
-    done = [
-        name for name in done if name in ("__enter__", "step", "capture_begin", "capture_end", "replay", "__exit__")
-    ]
-    whole = ["__enter__", "step", "capture_begin", "step", "capture_end", "replay", "__exit__"]
-    assert done == {None: whole, 1: ["__enter__", "step", "__exit__"], 2: [*whole[:5], "__exit__"]}[failing]
+    enter, leave = "stream().__enter__", "stream().__exit__"
+    record, end, replay = "graph().__enter__", "graph().__exit__", "CUDAGraph().replay"
+    done = [name for name, _, _ in cuda.mock_calls if name in (enter, "step", record, end, replay, leave)]
+    whole = [enter, "step", record, "step", end, replay, leave]
+    assert done == {None: whole, 1: [enter, "step", leave], 2: [*whole[:5], leave]}[failing]
     assert cuda.Stream.call_args.args == (torch.device("cuda:1"),)  # where the model is
 
 
