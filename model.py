@@ -259,7 +259,7 @@ class GPT(nn.Module):
         """
         x = self.transformer.wte(ids) + self.transformer.wpe(position)
         unseen = torch.arange(kv_cache.shape[4], device=ids.device) > position
-        mask = x.new_zeros(1, 1, 1, len(unseen)).masked_fill(unseen, -torch.inf)  # a boolean is made one in each layer
+        mask = x.new_zeros(1, 1, 1, len(unseen)).masked_fill(unseen, -torch.inf)  # not boolean: layers would convert it
         for i, block in enumerate(self.transformer.h):
             x = block(x, kv_cache[i], position, mask)
         return self.lm_head(self.transformer.ln_f(x[:, -1]))
