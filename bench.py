@@ -19,7 +19,7 @@ from json import dumps
 import torch
 from torch.nn import functional as F
 
-from fast import pack
+from fast import captures, pack
 from machine import device_name, forget_peak_memory, measured_flops, mixed_precision, peak_flops, peak_memory
 from machine import resolve_device, set_up_torch, synchronize
 from model import GPT, GPTConfig
@@ -194,12 +194,14 @@ def time_sampling(ours, torch_device, torch_dtype):
         idx = prompt.expand(rows, -1)
         calls = {name: partial(network.generate, idx, new, top_k=200) for name, network in models.items()}
         time_in_turn(calls, 1, torch_device)  # a warm-up
+        graphs = captures["made"]
         times = time_in_turn(calls, runs, torch_device)
-        print(f"\nsampling, {rows} x {new} tokens")
+        way = "captured" if captures["made"] > graphs else "eager"  # as a CUDA graph, or not
+        print(f"\nsampling, {rows} x {new} tokens, {way}")
         for name, seconds in times.items():
             print_row(name, seconds, f"{rows * new / statistics.median(seconds):,.1f} tok/s")
         print_ratio(times)
-        figures[f"sampling_{rows}_x_{new}_seconds"] = times
+        figures |= {f"sampling_{rows}_x_{new}_seconds": times, f"sampling_{rows}_x_{new}_way": way}
     print(f"  the first token of one stream after {1000 * statistics.median(first['ours'][1:]):.2f} ms")
     return figures
 

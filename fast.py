@@ -1,15 +1,19 @@
 """
 What makes the model quick and changes nothing else: without it the results would be the same up to rounding.
 
-The cross entropy of the output layer in chunks, Muon for many matrices at once, and linear layers packed for a CPU.
+The cross entropy of the output layer in chunks, Muon for many matrices at once, and for sampling linear layers packed
+for a CPU, and a step recorded for a GPU.
 """
 
+import contextlib
 import math
 from functools import cache
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from configurator import first_line, note
 
 # -----------------------------------------------------------------------------
 # the loss
@@ -227,3 +231,65 @@ def pack(model):
         return
     for module, name, linear in linears:
         setattr(module, name, PackedLinear(linear))
+
+
+# -----------------------------------------------------------------------------
+# a step recorded for sampling on CUDA
+
+LEAST_TOKENS = 50  # recording takes about as long as four, and takes away the memory that a training keeps
+captures = {"made": 0, "failed": 0}  # of this process
+
+
+def worth_capturing(device, tokens):
+    """Whether a step for so many tokens should be `captured`. Not once that has failed: it would fail again."""
+    return device.type == "cuda" and tokens >= LEAST_TOKENS and not captures["failed"]
+
+
+def captured(step, *inputs):
+    """
+    A function of tensors like the `inputs`, which does as step(*inputs) does: recorded as a CUDA graph, one launch in
+    place of hundreds. None, with a note, where that fails.
+
+    Only the inputs may change from call to call. The step should never wait for the GPU, and do no harm when it is
+    called twice. What it returns lies in the same memory at each call.
+    """
+    buffers = [x.clone() for x in inputs]
+    try:
+        graph, output = record(lambda: step(*buffers), buffers[0].device)
+    except Exception as failure:  # an old driver, no memory left, an operation that cannot be recorded
+        captures["failed"] += 1
+        reason = first_line(failure.__context__ or failure)  # the recording's end fails after what failed in it
+        note(f"note: sampling goes on without a CUDA graph, slower: {reason}")
+        clean_up_capture(buffers[0].device)
+        return None
+    captures["made"] += 1
+
+    def replay(*inputs):
+        for buffer, x in zip(buffers, inputs):
+            buffer.copy_(x)
+        graph.replay()
+        return output
+
+    return replay
+
+
+def record(step, device):
+    """The CUDA graph of step(), and what step() returned: with each `replay` of the graph it has new values."""
+    # a stream of its own: the graphs of one stream share cuBLAS's memory, which the first that is gone takes along
+    side, graph = torch.cuda.Stream(device), torch.cuda.CUDAGraph()
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        step()  # loads its kernels and libraries, which cannot be recorded
+        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+            output = step()
+        graph.replay()  # if this fails, then here
+    torch.cuda.current_stream(device).wait_stream(side)
+    return graph, output
+
+
+def clean_up_capture(device):
+    """After a capture that failed: wait for what it has begun, and have torch draw random numbers again."""
+    with contextlib.suppress(Exception):
+        torch.cuda.synchronize(device)
+        generator = torch.cuda.default_generators[device.index]
+        generator.graphsafe_set_state(generator.clone_state())  # the old one may still be marked as being captured

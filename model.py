@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as compute_twice
 
-from fast import Muon, linear_cross_entropy
+from fast import Muon, captured, linear_cross_entropy, worth_capturing
 from pretrained import MASKS, find_pretrained, find_tensors, read_sizes, read_tensors
 from tokenizer import GPT2_VOCAB
 
@@ -68,17 +68,18 @@ class CausalSelfAttention(nn.Module):
         self.n_head = config.n_head
         self.dropout = config.dropout
 
-    def forward(self, x, kv_cache=None, cached=0):
+    def forward(self, x, kv_cache=None, cached=0, mask=None):
         B, T, C = x.shape
         heads = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
-        q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (B, nh, T, hs)
-        if kv_cache is not None:  # (2, B, nh, length, hs), of which the first `cached` positions are filled
-            kv_cache[0, :, :, cached : cached + T] = k
-            kv_cache[1, :, :, cached : cached + T] = v
+        q, k, v = qkv = heads.permute(2, 0, 3, 1, 4)  # each (B, nh, T, hs)
+        if mask is not None:  # GPT.decode's, and `cached` is a position (1,)
+            k, v = kv_cache.index_copy_(3, cached, qkv[1:])
+        elif kv_cache is not None:  # (2, B, nh, length, hs), of which the first `cached` positions are filled
+            kv_cache[:, :, :, cached : cached + T] = qkv[1:]
             k, v = kv_cache[:, :, :, : cached + T]
         # with a cache, either T is 1 and the token sees all positions, or cached is 0 and the mask is the usual one
         dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, dropout_p=dropout)  # (B, nh, T, hs)
+        y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=T > 1)  # (B, nh, T, hs)
         return self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(B, T, C)))
 
 
@@ -102,8 +103,8 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = MLP(config)
 
-    def forward(self, x, kv_cache=None, cached=0):
-        x = x + self.attn(self.ln_1(x), kv_cache, cached)
+    def forward(self, x, kv_cache=None, cached=0, mask=None):
+        x = x + self.attn(self.ln_1(x), kv_cache, cached, mask)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -244,10 +245,24 @@ class GPT(nn.Module):
         return optimizers
 
     def new_kv_cache(self, batch_size, length):
-        """An empty key/value cache for `length` tokens: (n_layer, 2, B, nh, length, hs)."""
+        """An empty key/value cache for at least `length` tokens: (n_layer, 2, B, nh, length, hs)."""
         c, weight = self.config, self.transformer.wte.weight
+        length = -(-length // 16) * 16  # otherwise CUDA's attention pads `decode`'s mask anew in each layer
         shape = (c.n_layer, 2, batch_size, c.n_head, length, c.n_embd // c.n_head)
         return torch.empty(shape, dtype=weight.dtype, device=weight.device)
+
+    def decode(self, ids, position, kv_cache):
+        """
+        The logits, (B, V), after one more token of each row: ids (B, 1) at a position (1,), a tensor. They are those of
+        `features` without dropout. All shapes and addresses are the same at each position, so it can be captured; for
+        that the whole cache is read, which must hold zeros where it is unfilled: the mask's 0 times NaN would be NaN.
+        """
+        x = self.transformer.wte(ids) + self.transformer.wpe(position)
+        unseen = torch.arange(kv_cache.shape[4], device=ids.device) > position
+        mask = x.new_zeros(1, 1, 1, len(unseen)).masked_fill(unseen, -torch.inf)  # not boolean: layers would convert it
+        for i, block in enumerate(self.transformer.h):
+            x = block(x, kv_cache[i], position, mask)
+        return self.lm_head(self.transformer.ln_f(x[:, -1]))
 
     @torch.no_grad()
     def stream(self, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=None, stop_token=None, vocab_size=None):
@@ -271,14 +286,22 @@ class GPT(nn.Module):
         window = idx[:, -block_size:]
         kv_cache = self.new_kv_cache(idx.shape[0], min(block_size, window.shape[1] + max_new_tokens))
         cached = 0  # tokens in the cache
+        decode, positions = None, torch.arange(block_size, device=idx.device)
         stopped = torch.zeros_like(idx[:, :1], dtype=torch.bool)
-        for _ in range(max_new_tokens):
+        for i in range(max_new_tokens):
             if window.shape[1] > block_size:  # the window is full: begin again with its later half
                 window, cached = window[:, -max(block_size // 2, 1) :], 0
-            x = self.features(window[:, cached:], kv_cache, cached)
+            ids, position = window[:, cached:], positions[cached : cached + 1]
+            # the first token should not wait, and a graph has no dropout
+            if i == 1 and not self.training and worth_capturing(ids.device, max_new_tokens):
+                kv_cache[:, :, :, :, cached:] = 0
+                decode = captured(lambda *inputs: self.decode(*inputs, kv_cache), ids[:, :1], position)
+            if decode and ids.shape[1] == 1:
+                logits = decode(ids, position)
+            else:
+                logits = self.lm_head(self.features(ids, kv_cache, cached)[:, -1])
             cached = window.shape[1]
-            logits = self.lm_head(x[:, -1])[:, :vocab_size]  # (B, V)
-            next_ids = draw_ids(logits, temperature, top_k, top_p)
+            next_ids = draw_ids(logits[:, :vocab_size], temperature, top_k, top_p)
             if stop_token is not None:
                 next_ids = torch.where(stopped, stop_token, next_ids)
                 stopped |= next_ids == stop_token

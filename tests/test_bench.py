@@ -28,6 +28,7 @@ def test_it_times_training_and_sampling_beside_transformers_and_writes_the_figur
         figures["peak_memory_bytes"]["ours"] > 2**20 and figures["peak_memory_bytes"]["transformers"] is None
     )  # a GPU's
     assert done.stdout.count("transformers takes") == 3 and "first token" in done.stdout
+    assert "sampling, 2 x 4 tokens, eager\n" in done.stdout and figures["sampling_2_x_4_way"] == "eager"
     assert json.loads((tmp_path / "bench-trace.json").read_text(encoding="utf-8"))["traceEvents"]
 
 

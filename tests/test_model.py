@@ -3,6 +3,7 @@
 import copy
 import platform
 import weakref
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import fast
+import model as network
 from fast import buffers, linear_cross_entropy, pack
 from model import GPT, GPTConfig, draw_ids
 
@@ -427,6 +429,220 @@ def test_options_of_drawing_that_cannot_be_meant_are_refused(model, bad):
         model.generate(tokens(1, 4), 5, **bad)
     with pytest.raises(ValueError, match="empty"):
         model.generate(tokens(1, 0), 5)
+
+
+# -----------------------------------------------------------------------------
+# the captured step
+
+
+class StandIn(TorchDispatchMode):
+    """
+    What a CUDA graph does, on a CPU: the operators of a step, once recorded, run again on the same memory with the same
+    numbers. What Python does between them is not done again.
+    """
+
+    made = []
+
+    def __init__(self, step):
+        super().__init__()
+        self.calls, self.replays = [], 0
+        with self:
+            self.output = step()
+        self.output.fill_(torch.nan)  # a graph has no output before its first replay
+        self.made.append(weakref.ref(self))
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        output = operator(*args, **(kwargs or {}))
+        self.calls.append((operator, args, kwargs or {}, output))
+        return output
+
+    def replay(self):
+        self.replays += 1
+        for operator, args, kwargs, output in self.calls:
+            for old, new in zip(tree_leaves(output), tree_leaves(operator(*args, **kwargs))):
+                if old.data_ptr() != new.data_ptr():  # neither a view nor in place
+                    old.copy_(new)
+
+
+RECORD = fast.record
+
+
+@pytest.fixture
+def capturing(monkeypatch):
+    """A list of the stand-ins that are made, weakly, where streams of 16 tokens and more capture their step."""
+    monkeypatch.setattr(StandIn, "made", [])
+    monkeypatch.setattr(fast, "LEAST_TOKENS", 16)  # which `written_both_ways` changes
+    monkeypatch.setattr(fast, "captures", {"made": 0, "failed": 0})
+    monkeypatch.setattr(fast, "record", lambda step, device: (graph := StandIn(step), graph.output))
+    as_if_cuda = lambda device, tokens: fast.worth_capturing(torch.device("cuda"), tokens)  # noqa: E731
+    monkeypatch.setattr(network, "worth_capturing", as_if_cuda)
+    return StandIn.made
+
+
+def written_both_ways(model, idx, *args, **options):
+    """The texts without and with a captured step, drawn from the same random numbers."""
+    texts = []
+    for least in (10**9, 16):
+        fast.LEAST_TOKENS = least
+        torch.manual_seed(0)
+        texts.append(model.generate(idx, *args, **options))
+    return texts
+
+
+@pytest.mark.parametrize(
+    "block_size, prompt",
+    [(32, 1), (32, 4), (32, 31), (32, 32), (32, 50), (17, 3), (3, 1), (3, 9), (2, 1), (2, 2), (1, 1), (1, 4)],
+)
+@pytest.mark.parametrize("rows", [1, 3])
+def test_captured_or_not_the_greedy_text_is_the_same_also_past_the_window(capturing, block_size, prompt, rows):
+    model = make_model(block_size=block_size)
+    eager, captured = written_both_ways(model, tokens(rows, prompt), 70, 0)
+    assert torch.equal(eager, captured) and eager.shape == (rows, prompt + 70)
+    assert len(capturing) == fast.captures["made"] == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"top_k": 5}, {"top_p": 0.8}, {"stop_token": 5}, {"vocab_size": 50}, {"temperature": 3.0}],
+    ids=str,
+)
+def test_captured_or_not_the_same_tokens_are_drawn(capturing, model, options):
+    eager, captured = written_both_ways(model, tokens(4, 4), 200, **options)
+    assert torch.equal(eager, captured) and len(capturing) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("position", [0, 9, 31])
+def test_the_step_that_is_captured_has_the_logits_of_the_usual_one(model, dtype, position):
+    half, idx = copy.deepcopy(model).to(dtype), tokens(3, 32)
+    for net, close in ((model, {"rtol": 1e-4, "atol": 1e-5}), (half, {"rtol": 0.02, "atol": 0.1})):
+        cache = net.new_kv_cache(3, 32).zero_()
+        if position:
+            net.features(idx[:, :position], cache)
+        got = net.decode(idx[:, position : position + 1], torch.tensor([position]), cache)
+        expected = all_logits(net, idx[:, : position + 1])[:, -1]
+        torch.testing.assert_close(got, expected, **close)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_captured_or_not_a_model_in_half_precision_writes_the_same(capturing, model, dtype):
+    eager, captured = written_both_ways(copy.deepcopy(model).to(dtype), tokens(2, 4), 60)
+    assert torch.equal(eager, captured) and len(capturing) == 1
+
+
+def test_captured_or_not_a_model_with_the_padding_of_gpt2_writes_the_same(capturing):
+    model = make_model(vocab_size=50304, n_layer=1, n_embd=8, n_head=1)
+    eager, captured = written_both_ways(model, tokens(2, 4), 40, top_k=200)
+    assert torch.equal(eager, captured) and captured.max() < 50257 and len(capturing) == 1
+
+
+def test_what_lay_in_the_memory_of_the_cache_does_not_matter(capturing, model, monkeypatch):
+    idx, new_kv_cache = tokens(2, 4), GPT.new_kv_cache
+    expected = model.generate(idx, 60, temperature=0)
+    monkeypatch.setattr(GPT, "new_kv_cache", lambda *args: new_kv_cache(*args).fill_(torch.nan))
+    for text in written_both_ways(model, idx, 60, temperature=0):
+        assert torch.equal(text, expected)
+
+
+def test_the_graph_replays_every_token_but_the_first_and_the_windows_anew(capturing, model):
+    stream = model.stream(tokens(2, 4), 60, temperature=0)
+    for _ in range(60):
+        next(stream)
+    assert capturing[0]().replays == 59 - 2  # the window of 32 is full twice
+
+
+def test_two_streams_at_once_each_have_a_graph_of_their_own(capturing, model):
+    prompts = [tokens(2, 4), tokens(2, 9, seed=1)]
+    expected = [model.generate(idx, 50, temperature=0)[:, idx.shape[1] :] for idx in prompts]
+    pairs = list(zip(*(model.stream(idx, 50, temperature=0) for idx in prompts)))
+    assert all(torch.equal(torch.cat(text, dim=1), want) for text, want in zip(zip(*pairs), expected))
+
+
+@pytest.mark.parametrize("to_the_end", [True, False])
+def test_the_graph_is_gone_with_the_stream(capturing, model, to_the_end):
+    stream = model.stream(tokens(1, 4), 40)
+    next(stream), next(stream)
+    assert capturing[0]()
+    list(stream) if to_the_end else stream.close()
+    assert capturing[0]() is None
+
+
+def test_nothing_is_captured_for_a_few_tokens_nor_on_a_cpu_or_an_apple_gpu(capturing, model):
+    assert len(list(model.stream(tokens(1, 4), 15))) == 15 and not capturing
+    assert len(list(model.stream(tokens(1, 4), 16))) == 16 and len(capturing) == 1
+    assert not any(fast.worth_capturing(torch.device(kind), 10**6) for kind in ("cpu", "mps"))
+
+
+def test_nothing_is_captured_of_a_model_in_training_which_may_have_dropout(capturing, model):
+    assert len(list(copy.deepcopy(model).train().stream(tokens(1, 4), 16))) == 16 and not capturing
+
+
+FAILURES = [RuntimeError("no driver\nat all"), torch.OutOfMemoryError("no memory"), AttributeError("no graphs")]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=repr)
+@pytest.mark.parametrize("after_a_step", [True, False])
+def test_where_the_capture_fails_the_text_is_the_same_with_one_note(
+    capturing, model, monkeypatch, capsys, failure, after_a_step
+):
+    def record(step, device):
+        if after_a_step:
+            step()
+        raise failure
+
+    monkeypatch.setattr(fast, "record", record)
+    for _ in range(2):  # the second does not try
+        eager, captured = written_both_ways(model, tokens(2, 4), 60, 0)
+        assert torch.equal(eager, captured)
+    said = capsys.readouterr().err
+    assert said == f"note: sampling goes on without a CUDA graph, slower: {str(failure).splitlines()[0]}\n"
+    assert fast.captures == {"made": 0, "failed": 1}
+
+
+def test_the_capture_itself_fails_on_a_cpu_without_harm(capturing, model, monkeypatch, capsys):
+    monkeypatch.setattr(fast, "record", RECORD)
+    eager, captured = written_both_ways(model, tokens(2, 4), 40)
+    assert torch.equal(eager, captured) and fast.captures == {"made": 0, "failed": 1}
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("failing", [None, 1, 2], ids=["", "in the first step", "while it records"])
+def test_a_recording_comes_after_a_first_step_and_its_stream_is_always_left(monkeypatch, failing):
+    cuda = MagicMock()
+    for context in (cuda.stream, cuda.graph):
+        context.return_value.__exit__.return_value = False  # exceptions pass
+    monkeypatch.setattr(torch, "cuda", cuda)
+
+    def step():
+        cuda.step()
+        if cuda.step.call_count == failing:
+            raise RuntimeError("no")
+
+    if failing:
+        with pytest.raises(RuntimeError):
+            RECORD(step, torch.device("cuda:1"))
+    else:
+        assert RECORD(step, torch.device("cuda:1"))[0] is cuda.CUDAGraph()
+    enter, leave = "stream().__enter__", "stream().__exit__"
+    record, end, replay = "graph().__enter__", "graph().__exit__", "CUDAGraph().replay"
+    done = [name for name, _, _ in cuda.mock_calls if name in (enter, "step", record, end, replay, leave)]
+    whole = [enter, "step", record, "step", end, replay, leave]
+    assert done == {None: whole, 1: [enter, "step", leave], 2: [*whole[:5], leave]}[failing]
+    assert cuda.Stream.call_args.args == (torch.device("cuda:1"),)  # where the model is
+
+
+if torch.cuda.is_available():
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+    def test_on_a_gpu_the_captured_step_writes_the_same(model, monkeypatch, dtype):
+        monkeypatch.setattr(fast, "captures", {"made": 0, "failed": 0})
+        monkeypatch.setattr(fast, "LEAST_TOKENS", 16)
+        for options in ({"temperature": 0}, {"top_k": 5}):
+            eager, captured = written_both_ways(
+                copy.deepcopy(model).to("cuda", dtype), tokens(2, 4).cuda(), 60, **options
+            )
+            assert torch.equal(eager, captured)
+        assert fast.captures == {"made": 2, "failed": 0}
 
 
 # -----------------------------------------------------------------------------
