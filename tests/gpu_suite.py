@@ -195,16 +195,14 @@ def time_sampling(name, until):
         with mock.patch.object(model, "worth_capturing", lambda *_: False):
             return ours.generate(*args, **options)
 
-    ways = {"ours": ours.generate, "transformers": theirs.generate}
-    if hasattr(model, "worth_capturing"):
-        ways["without a CUDA graph"] = without_graph
+    ways = {"ours": ours.generate, "without a CUDA graph": without_graph, "transformers": theirs.generate}
     for count in (1, SAMPLES):
         idx = torch.randint(N_IDS, (1, 1), device=DEVICE).expand(count, -1)
         time_in_turn({way: partial(write, idx, min(new, 60), top_k=200) for way, write in ways.items()}, 1, DEVICE)
         calls = {way: partial(write, idx, new, top_k=200) for way, write in ways.items()}
         times = time_in_turn(calls, RUNS, DEVICE)
         speeds = {way: f"{count * new / statistics.median(seconds):,.0f} tok/s" for way, seconds in times.items()}
-        graphs = dict(getattr(fast, "captures", {}))  # how many CUDA graphs were made so far, and how many failed
+        graphs = dict(fast.captures)  # how many CUDA graphs were made so far, and how many failed
         report_times(f"sampling, {name}, {count} x {new} tokens", times, speeds.get, graphs=graphs)
 
 
