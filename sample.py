@@ -133,8 +133,6 @@ def written(ids, stream, end, tokenizer):
 
 def typed_lines():
     """The lines that the user types or pipes in, until they end."""
-    standard_input()  # raises UserError where it is closed
-    sys.stdin.reconfigure(encoding="utf-8", errors="replace")
     typed = sys.stdin.isatty()
     if typed:
         note("Write a beginning, or just press Enter. /help says what else there is.")
@@ -142,6 +140,8 @@ def typed_lines():
             import readline  # noqa: F401  input() uses it
     while True:
         try:
+            if typed:  # while the model writes it is another one
+                signal.signal(signal.SIGINT, signal.default_int_handler)
             line = input("> " if typed and sys.stdout.isatty() else "")
         except EOFError:
             return note("") if typed else None  # what follows begins a line
@@ -172,29 +172,30 @@ def go_on(ids, turns, model, tokenizer, end):
     for piece in wrapped(pieces):
         print(piece, end="", flush=True)
     print(flush=True)
-    if sys.stdin.isatty():
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     turns += [(begin, "model")] if len(ids) > begin else []
     if len(ids) - begin < max_new_tokens and not stopped:
         note("note: the model ends the text here: /again draws anew, /new begins another")
 
 
 def save(text, path, saved):
-    """Write the text to a file: a new one, or one of those saved before."""
+    """Write the text to a new file, or to one as it was `saved` before: its path, and the time when it was changed."""
     if not path or os.path.isdir(path):
         raise UserError(f"/save {path} should name a file, as in /save {os.path.join(path, 'story.txt')}")
-    if os.path.lexists(path) and os.path.abspath(path) not in saved:
-        raise UserError(f"{path!r} is there already, and not from this session: name a new file, or remove it first")
+    if os.path.lexists(path) and os.lstat(path).st_mtime_ns != saved.get(os.path.abspath(path)):
+        raise UserError(f"{path!r} is there, and not as saved in this session: name a new file, or remove it first")
     with replacing(path) as f:
         f.write(f"{text.strip()}\n".encode())
-    saved.add(os.path.abspath(path))
+    saved[os.path.abspath(path)] = os.lstat(path).st_mtime_ns
     note(f"saved the text, {len(text.strip()):,} characters, as {path}")
 
 
 def take_turns(ids, model, tokenizer, end):
     """Write by turns on the text that begins with these ids: the user a line, or a command, and then the model."""
-    turns, saved = [], set()  # where the parts of the text begin, and whose they are; the files that are ours
+    standard_input()  # raises UserError where it is closed
+    sys.stdin.reconfigure(encoding="utf-8", errors="replace")
+    turns, saved = [], {}  # where the parts of the text begin, and whose they are; the files
     if ids:
+        note("".join(wrapped([text_of(ids, tokenizer)])))
         turns.append((0, "user"))
         go_on(ids, turns, model, tokenizer, end)
     for line in typed_lines():
@@ -205,7 +206,7 @@ def take_turns(ids, model, tokenizer, end):
                 raise UserError("this line is no UTF-8 text, and is left out")
             elif not line.startswith("/"):
                 new = tokenizer.encode(following(text, line), special=True)
-                turns += [(len(ids), "user")] if new else []
+                turns += [(len(ids), "user")] if line else []
                 ids += new
                 go_on(ids, turns, model, tokenizer, end)
             elif command not in COMMANDS or path and command != "/save":
@@ -222,8 +223,10 @@ def take_turns(ids, model, tokenizer, end):
                 save(text, without_tilde(path.strip()), saved)
             elif command == "/undo":
                 del ids[turns.pop()[0] :]
-                note(f"the text ends in {text_of(ids, tokenizer)[-60:]!r}" if ids else "the text is empty")
-            else:  # /again
+                note(f"the text now ends: {text_of(ids, tokenizer)[-60:]}" if ids else "the text is empty")
+            elif temperature == 0:  # and /again
+                raise UserError("/again would draw the same: --temperature=0 always takes the likeliest token")
+            else:
                 if turns[-1][1] == "model":
                     del ids[turns.pop()[0] :]
                 go_on(ids, turns, model, tokenizer, end)
@@ -249,11 +252,9 @@ def main():
     pack(model)
 
     end = tokenizer.end_of_text if stop_at_end else None
-    if interactive and start == "\n":
-        return take_turns([], model, tokenizer, end)
-    prompt = read_prompt(tokenizer)
+    prompt = "" if interactive and start == "\n" else read_prompt(tokenizer)
     ids = tokenizer.encode(prompt, special=True)
-    if not ids:
+    if not ids and not interactive:
         raise UserError(f"the prompt --start={start} is empty: it should have at least a character")
     if len(ids) > (block_size := model.config.block_size):
         note(f"note: of the prompt's {len(ids)} tokens the model sees the last {block_size}")
