@@ -155,7 +155,7 @@ def typed_lines():
 
 def following(text, line):
     """A line as it follows on the text: after a blank where two words meet, if blanks divide words."""
-    words_meet = re.search(r"""[\w.,;:!?)”’]["']?$""", text) and re.match(r"""["“‘(]?\w""", line)
+    words_meet = re.search(r"""[\w.,;:!?)”’]["']?\Z""", text) and re.match(r"""["“‘(]?\w""", line)
     return f" {line}" if words_meet and " " in text + line else line
 
 
@@ -192,7 +192,7 @@ def save(text, path, saved):
 def take_turns(ids, model, tokenizer, end):
     """Write by turns on the text that begins with these ids: the user a line, or a command, and then the model."""
     standard_input()  # raises UserError where it is closed
-    sys.stdin.reconfigure(encoding="utf-8", errors="replace")
+    sys.stdin.reconfigure(encoding="utf-8", errors="replace", newline=None)  # on any system
     turns, saved = [], {}  # where the parts of the text begin, and whose they are; the files
     if ids:
         note("".join(wrapped([text_of(ids, tokenizer)])))
