@@ -582,11 +582,8 @@ def test_lines_may_be_piped_in_from_any_system(command, written, tmp_path):
     lines = "hel\r\n€\n/undo\n/undo\n\n/save story.txt\n/qiut"
     done = subprocess.run(**run, cwd=tmp_path, input=lines, capture_output=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "lö € \norld \nworld\n")
-    told = [
-        "the text now ends: hellö € €",
-        "the text now ends: hellö € ",
-        "saved the text, 13 characters, as story.txt",
-    ]
+    told = ["the text now ends: hell\\xf6 \\u20ac \\u20ac", "the text now ends: hell\\xf6 \\u20ac "]
+    told += ["saved the text, 13 characters, as story.txt"]
     assert done.stderr.splitlines() == [*told, "error: there is no command /qiut: did you mean /quit?"]
     assert (tmp_path / "story.txt").read_text(encoding="utf-8") == "hellö € world\n"
 
