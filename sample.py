@@ -50,12 +50,13 @@ compile: str | bool = False  # nanoGPT's: means nothing here, sampling is not co
 # -----------------------------------------------------------------------------
 
 HELP = """\
-Write something, or nothing, and press Enter: the model goes on, until Ctrl-C stops it. What you write follows on the
-text, after a blank where a new word begins. Lines that begin with / are commands:
+Write something, or nothing, and press Enter: the model goes on, until Ctrl-C
+stops it. What you write follows on the text, after a blank where a new word
+begins. Lines that begin with / are commands:
     /again           draw the last continuation anew
     /undo            take back the last continuation, or else what you wrote
     /new             begin a new text
-    /save story.txt  write the text to a file, a new one or one that you saved before in this session
+    /save story.txt  write the text to a new file, or to one saved here before
     /help            show this
     /quit            end, as Ctrl-D does"""
 COMMANDS = re.findall("^ +(/[a-z]+)", HELP, re.MULTILINE)
