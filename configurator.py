@@ -553,7 +553,7 @@ def text_or_file(value, what):
 def standard_input():
     """Standard input as a binary stream. Raises UserError where it is closed, or a notebook's."""
     if not hasattr(sys.stdin, "buffer"):
-        raise UserError("there is no standard input to read '-' from: name a file, or give it a file or a pipe")
+        raise UserError("there is no standard input to read from: name a file, or give it a file or a pipe")
     return sys.stdin.buffer
 
 

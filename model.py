@@ -265,7 +265,17 @@ class GPT(nn.Module):
         return self.lm_head(self.transformer.ln_f(x[:, -1]))
 
     @torch.no_grad()
-    def stream(self, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=None, stop_token=None, vocab_size=None):
+    def stream(
+        self,
+        idx,
+        max_new_tokens,
+        temperature=1.0,
+        top_k=None,
+        top_p=None,
+        stop_token=None,
+        vocab_size=None,
+        repetition_penalty=1.0,
+    ):
         """
         Continue the token ids idx (B, T): yields the next ids, (B, 1), until there are max_new_tokens.
 
@@ -273,6 +283,7 @@ class GPT(nn.Module):
         top_k: draw from the k likeliest tokens only. top_p: from the fewest that together have probability p.
         stop_token: a row that has drawn it repeats it; once all rows have, the stream ends.
         vocab_size: draw only ids below it. The default leaves out the padding of the vocabulary (see GPTConfig.n_ids).
+        repetition_penalty: above 1, ids in the window, the prompt's too, are less likely (see penalize); 1 is off.
         Raises ValueError for values out of range.
         """
         if idx.shape[1] == 0:
@@ -282,6 +293,8 @@ class GPT(nn.Module):
                 f"temperature={temperature} should be 0 or more, top_k={top_k} None or 1 or more, "
                 f"top_p={top_p} None or above 0 and at most 1"
             )
+        if not 0.01 <= repetition_penalty <= 100:
+            raise ValueError(f"repetition_penalty={repetition_penalty} should be from 0.01 to 100")
         block_size, vocab_size = self.config.block_size, vocab_size or self.config.n_ids
         window = idx[:, -block_size:]
         kv_cache = self.new_kv_cache(idx.shape[0], min(block_size, window.shape[1] + max_new_tokens))
@@ -301,7 +314,8 @@ class GPT(nn.Module):
             else:
                 logits = self.lm_head(self.features(ids, kv_cache, cached)[:, -1])
             cached = window.shape[1]
-            next_ids = draw_ids(logits[:, :vocab_size], temperature, top_k, top_p)
+            logits = penalize(logits, window, repetition_penalty)[:, :vocab_size]
+            next_ids = draw_ids(logits, temperature, top_k, top_p)
             if stop_token is not None:
                 next_ids = torch.where(stopped, stop_token, next_ids)
                 stopped |= next_ids == stop_token
@@ -334,6 +348,18 @@ def check_shapes(weights, wanted):
         if found != asked:
             found, asked = ("none" if shape is None else tuple(shape) for shape in (found, asked))
             raise ValueError(f"does not fit its model_args: of {name} it has {found}, and they ask for {asked}")
+
+
+def penalize(logits, ids, penalty):
+    """
+    Logits (B, V) with those of the token ids (B, T) divided by the penalty where they are positive, and multiplied by
+    it where they are negative ("CTRL", Keskar et al., 2019).
+    """
+    if penalty == 1:
+        return logits
+    logits, ids = logits.float(), ids.long()  # half precision could overflow
+    seen = logits.gather(1, ids)
+    return logits.scatter(1, ids, torch.where(seen < 0, seen * penalty, seen / penalty))
 
 
 def draw_ids(logits, temperature, top_k, top_p):

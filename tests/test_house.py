@@ -63,7 +63,7 @@ def test_nothing_stands_at_the_top_but_what_belongs_there():
 NOT_NEEDED = ["transformers", "datasets", "wandb", "tiktoken", "whisper", "matplotlib"]
 STARTS = {  # what a script needs at once, and what it must not load before it needs it
     "train": ("torch", NOT_NEEDED),
-    "sample": ("torch", [*NOT_NEEDED, "torch.distributed.optim", "torch.distributed.elastic"]),
+    "sample": ("torch", [*NOT_NEEDED, "readline", "torch.distributed.optim", "torch.distributed.elastic"]),
     "plot": ("sys", ["torch", "numpy", "matplotlib"]),
 }
 

@@ -182,6 +182,8 @@ def cases(text):
     sample.py --top_k=0 -> top_k=0
     sample.py --top_p=2 -> top_p=2
     sample.py --top_p=0 -> top_p=0
+    sample.py --repetition_penalty=0 -> repetition_penalty=0.0 should be at least 0.01
+    sample.py --repetition_penalty=1e9 -> repetition_penalty=1000000000.0 should be at most 100
     sample.py --seed=-1 -> seed=-1
     train.py config/train_hitchiker.py -> did you mean config/train_hitchikers.py\?
     sample.py config/missing.py -> 'config/missing.py'
@@ -213,6 +215,7 @@ def cases(text):
     sample.py --out_dir=file -> out_dir=file is a file: it should be a folder
     sample.py --out_dir=out-orphan -> gone
     sample.py --start= -> empty
+    sample.py --interactive=maybe -> --interactive=maybe should be True or False
     sample.py --start=FILE:file -> empty
     sample.py --start=FILE:missing.txt -> missing.txt
     sample.py --start=FILE:out -> 'out'

@@ -10,12 +10,12 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, RepetitionPenaltyLogitsProcessor
 
 import fast
 import model as network
 from fast import buffers, linear_cross_entropy, pack
-from model import GPT, GPTConfig, draw_ids
+from model import GPT, GPTConfig, draw_ids, penalize
 
 SIZES = {"block_size": 32, "vocab_size": 97, "n_layer": 3, "n_head": 4, "n_embd": 32}
 
@@ -289,6 +289,28 @@ def test_greedy_text_is_that_of_transformers(model, reference):
     assert torch.equal(model.generate(idx, 28, temperature=0), expected)
 
 
+@pytest.mark.parametrize("penalty", [0.5, 1.0, 1.3, 5.0])
+def test_the_repetition_penalty_is_that_of_transformers(model, reference, penalty):
+    idx = tokens(3, 20, below=9)  # most of them several times
+    for dtype in (torch.float32, torch.float64):
+        logits = torch.randn(3, 97, generator=torch.Generator().manual_seed(0)).to(dtype)
+        logits[:, 0] = 0
+        expected = RepetitionPenaltyLogitsProcessor(penalty)(idx, logits.clone())
+        torch.testing.assert_close(penalize(logits, idx, penalty), expected, check_dtype=False)
+    more = {"attention_mask": torch.ones_like(idx), "max_new_tokens": 12, "do_sample": False}
+    written = model.generate(idx, 12, temperature=0, repetition_penalty=penalty)
+    assert torch.equal(written, reference.generate(idx, repetition_penalty=penalty, **more))
+    assert torch.equal(written, model.generate(idx, 12, temperature=0)) is (penalty == 1)
+
+
+@pytest.mark.parametrize("penalty", [0.01, 100])
+def test_the_strongest_penalty_leaves_something_to_draw_in_half_precision_too(model, penalty):
+    for logits in (torch.full((2, 97), -60000.0), torch.full((2, 97), 60000.0), torch.zeros(2, 97)):
+        penalized = penalize(logits.half(), torch.arange(97).expand(2, -1), penalty)
+        assert draw_ids(penalized, 1.0, None, None).max() < 97
+    assert model.generate(tokens(2, 4), 60, repetition_penalty=penalty).max() < 97  # beyond the window
+
+
 @pytest.mark.parametrize("rows", [1, 2, 10])
 def test_a_packed_model_has_the_logits_and_the_greedy_text_of_transformers(model, reference, rows):
     packed = copy.deepcopy(model)
@@ -423,7 +445,11 @@ def test_a_row_that_has_drawn_the_stop_token_stays_there_and_all_of_them_end_the
     assert stopped[:, 4:-1].ne(5).all(dim=1).any(), "it went on although all rows had ended"
 
 
-@pytest.mark.parametrize("bad", [{"temperature": -1}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.1}])
+OUT_OF_RANGE = [{"temperature": -1}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.1}]
+OUT_OF_RANGE += [{"repetition_penalty": penalty} for penalty in (0, -1, 101.0, float("nan"))]
+
+
+@pytest.mark.parametrize("bad", OUT_OF_RANGE)
 def test_options_of_drawing_that_cannot_be_meant_are_refused(model, bad):
     with pytest.raises(ValueError, match=f"{next(iter(bad))}={next(iter(bad.values()))}"):
         model.generate(tokens(1, 4), 5, **bad)

@@ -1,11 +1,17 @@
 """sample.py's promises. Most are tested on a model with weights set by hand, so that its text is known."""
 
+import fcntl
+import io
 import os
 import pickle
+import pty
 import re
+import select
 import shlex
+import struct
 import subprocess
 import sys
+import termios
 
 import nbformat
 import pytest
@@ -137,13 +143,10 @@ def test_the_same_seed_gives_the_same_text_and_another_gives_another(sample, tra
     + ["--top_k=1", "--top_p=1e-9", "--top_p=1e-46", "--top_p=5e-324"],
 )
 def test_greedy_takes_the_likeliest_token_in_every_sample(sample, trained, greedy):
-    checkpoint = torch.load(f"{trained.removeprefix('--out_dir=')}/ckpt.pt", weights_only=True)
-    model = GPT(GPTConfig(**checkpoint["model_args"]))
-    model.load_state_dict(checkpoint["model"])
-    chars, text = checkpoint["meta"]["chars"], "the"
+    (model, chars), text = load(trained), "the"
     while len(text) < 16:  # the whole window, each token computed from all before it
         ids = torch.tensor([[chars.index(char) for char in text]])
-        text += chars[model.eval()(ids)[0][0, -1].argmax()]
+        text += chars[model(ids)[0][0, -1].argmax()]
     written = sample(trained, "--start=the", "--max_new_tokens=13", "--num_samples=3", greedy)
     assert written == f"{text}\n{DASHES}" * 3
 
@@ -174,6 +177,25 @@ def test_a_limit_to_the_likely_tokens_excludes_the_others(sample, tmp_path, limi
     assert set(limited) == {"a", "b"}
     # the two keep their proportion, 12 to 7
     assert limited.count("b") / len(limited) == pytest.approx(7 / 19, abs=0.08)
+
+
+def load(trained):
+    """The model of --out_dir=..., and its characters."""
+    checkpoint = torch.load(f"{trained.removeprefix('--out_dir=')}/ckpt.pt", weights_only=True)
+    model = GPT(GPTConfig(**checkpoint["model_args"]))
+    model.load_state_dict(checkpoint["model"])
+    return model.eval(), checkpoint["meta"]["chars"]
+
+
+def test_a_repetition_penalty_is_obeyed(sample, trained):
+    model, chars = load(trained)
+    idx = torch.tensor([[chars.index(char) for char in "the"]])
+    ids = model.generate(idx, 12, temperature=0, repetition_penalty=5)[0].tolist()
+    assert ids != model.generate(idx, 12, temperature=0)[0].tolist()
+    options = ("--start=the", "--max_new_tokens=12", "--temperature=0", "--repetition_penalty=5")
+    for num_samples in (1, 2):
+        expected = "".join(chars[i] for i in ids) + "\n" + DASHES
+        assert sample(trained, *options, f"--num_samples={num_samples}") == expected * num_samples
 
 
 def test_compile_of_nanogpt_is_a_note(sample, written):
@@ -357,6 +379,296 @@ def test_half_precision_samples_on_a_cpu(sample, trained, dtype):
     pieces = sample(*options).split("\n" + DASHES)
     assert [len(piece) for piece in pieces] == [34, 34, 0]
     assert sum(piece.count("cat") + piece.count("mat") + piece.count("sat") for piece in pieces) >= 2
+
+
+# -----------------------------------------------------------------------------
+# by turns
+
+
+@pytest.fixture
+def turns(inside, monkeypatch):
+    """turns("line", "/command", ..., options=[]) pipes in these lines; returns the lines of both outputs."""
+
+    def run(*lines, options=()):
+        piped = b"".join((line if type(line) is bytes else line.encode()) + b"\n" for line in lines)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(piped)))
+        done = inside("sample.py", "--out_dir=out", "--device=cpu", "--interactive=True", *options)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split("\n")[:-1], done.stderr.split("\n")[:-1]
+
+    return run
+
+
+GREEDY = ("--temperature=0", "--max_new_tokens=5")
+ANSWER = "the answer to the question is a number"
+
+
+def test_the_model_goes_on_from_what_is_typed_and_enter_alone_goes_on_from_there(turns, written):
+    written(ANSWER)
+    assert turns("the answer", "", "", options=GREEDY) == ([ANSWER[10:15], ANSWER[15:20], ANSWER[20:25]], [])
+    assert turns("the answer", " to", options=GREEDY) == ([ANSWER[10:15], ANSWER[18:23]], [])
+
+
+def test_a_text_may_begin_with_nothing_or_with_start(turns, written):
+    written("\n" + ANSWER)
+    assert turns("", "", options=GREEDY) == (["", ANSWER[:5], ANSWER[5:10]], [])
+    assert turns("", options=[*GREEDY, "--start=\nthe a"]) == (["nswer", " to t"], ["", "the a"])
+
+
+def test_again_draws_another_continuation_in_place_of_the_last(turns, trained, tmp_path):
+    lines = [line for i in range(6) for line in ("" if i == 3 else "/again", f"/save {i}.txt")]
+    _, said = turns("the cat", *lines, options=(trained, "--temperature=2", "--max_new_tokens=20"))
+    assert all(line.startswith("saved") for line in said) and len(said) == 6
+    texts = [(tmp_path / f"{i}.txt").read_text(encoding="utf-8").strip() for i in range(6)]
+    assert len(set(texts)) == 6 and all(text.startswith("the cat") for text in texts)
+    for text in texts[:3]:
+        assert 20 <= len(text) <= 27 and not text.startswith(texts[0][:15]) or text == texts[0]
+    assert all(text.startswith(texts[2]) and len(text) > 40 for text in texts[3:])
+
+
+def test_undo_takes_back_the_continuation_and_then_what_was_typed(turns, written):
+    written(ANSWER)
+    out, said = turns("the answer", "", "/undo", "", "/undo", "/undo", "/undo", "/undo", "/again", options=GREEDY)
+    assert out == [ANSWER[10:15], ANSWER[15:20], ANSWER[15:20]]
+    ends = [f"the text now ends: {ANSWER[:end]}" for end in (15, 15, 10)]
+    assert said[:4] == [*ends, "the text is empty"]
+    assert len(said) == 6 and all(line.startswith("error: there is no text yet") for line in said[4:])
+
+
+def test_new_begins_another_text(turns, written):
+    written(ANSWER)
+    assert turns("the answer", "/new", "the", options=GREEDY) == ([ANSWER[10:15], ANSWER[3:8]], [])
+
+
+def test_quit_ends_it_and_so_does_the_end_of_the_input(turns, written):
+    written(ANSWER)
+    assert turns("/quit", "the answer", options=GREEDY) == ([], [])
+    assert turns(options=GREEDY) == ([], [])
+
+
+def test_save_writes_the_whole_text_and_overwrites_only_what_it_wrote(turns, written, tmp_path):
+    written(ANSWER)
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "link.txt").symlink_to("nowhere")
+    (tmp_path / "folder").mkdir()
+    bad = ["/save mine.txt", "/save link.txt", "/save folder", "/save gone/x.txt", "/save", "/save a\0b"]
+    lines = ["/save early.txt", "the answer", *bad, "/save my story.txt", "", "/save my story.txt"]
+    out, said = turns(*lines, options=GREEDY)
+    assert (tmp_path / "my story.txt").read_text() == ANSWER[:20].strip() + "\n"
+    errors = ["no text", "'mine.txt' is there", "'link.txt' is there", "folder/story.txt", "'gone/x.txt'", "story.txt"]
+    for error, line in zip([*errors, "no UTF-8"], said):
+        assert re.fullmatch(f"error: .*{error}.*", line)
+    assert said[7:] == [f"saved the text, {count} characters, as my story.txt" for count in (15, 20)]
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == ["folder", "link.txt", "mine.txt", "my story.txt", "out"]
+
+
+def test_save_does_not_overwrite_its_file_once_another_has_changed_it(tmp_path):
+    saved = {}
+    path = str(tmp_path / "story.txt")
+    script.save("one", path, saved)
+    script.save("two", path, saved)
+    with open(path, "a", encoding="utf-8") as f:
+        f.write("by hand")
+    os.utime(path, ns=(1, 1))  # a clock may be coarse
+    with pytest.raises(script.UserError, match="not as saved in this session"):
+        script.save("three", path, saved)
+    assert (tmp_path / "story.txt").read_text() == "two\nby hand"
+
+
+@pytest.mark.parametrize(
+    "line, named",
+    [
+        ("/agian", "/agian: did you mean /again?"),
+        ("/sav story.txt", "/sav story.txt: did you mean /save?"),
+        ("/again 2", "/again 2: did you mean /again?"),
+        ("/", "/: there are /again, /undo, /new, /save, /help, /quit"),
+        ("/again", "--temperature=0"),
+        ("tschüß", "'ü'"),
+        (b"caf\xe9", "no UTF-8"),
+        ("nul\0", "no UTF-8"),
+    ],
+)
+def test_what_cannot_be_obeyed_is_one_line_and_the_text_goes_on(turns, written, line, named):
+    written(ANSWER)
+    out, (error,) = turns("the answer", line, "", options=GREEDY)
+    assert error.startswith("error: ") and named in error
+    assert out == [ANSWER[10:15], ANSWER[15:20]]
+
+
+def test_help_tells_all_commands(turns, written):
+    written(ANSWER)
+    out, said = turns("/help", options=GREEDY)
+    assert out == [] and said == script.HELP.splitlines()
+    assert script.COMMANDS == ["/again", "/undo", "/new", "/save", "/help", "/quit"]
+    assert max(map(len, said)) < 80
+
+
+@pytest.mark.parametrize(
+    "text, line, joined",
+    [
+        ("", "The", "The"),
+        ("the answer", "is", "the answer is"),
+        ("the answer", " is", "the answer is"),
+        ("the answer\n", "is", "the answer\nis"),
+        ("the answer", ", he", "the answer, he"),
+        ("the answer.", '"Oh', 'the answer. "Oh'),
+        ('the answer."', "He", 'the answer." He'),
+        ('he said "', "Oh", 'he said "Oh'),
+        ('he said "Oh', '" and', 'he said "Oh" and'),
+        ("the answer", "", "the answer"),
+        ("e4e5", "e4", "e4e5e4"),
+        ("答えは", "何", "答えは何"),
+    ],
+)
+def test_a_blank_divides_what_is_typed_from_the_text_where_two_words_meet(text, line, joined):
+    assert text + script.following(text, line) == joined
+
+
+def test_beyond_the_window_the_text_goes_on_as_sampling_does(turns, trained, tmp_path):
+    model, chars = load(trained)
+    ids = [chars.index(char) for char in "the cat"]
+    for _ in range(5):
+        ids += model.generate(torch.tensor([ids[-16:]]), 9, temperature=0)[0, min(len(ids), 16) :].tolist()
+    out, said = turns(
+        "the cat", *[""] * 4, "/save story.txt", options=(trained, "--temperature=0", "--max_new_tokens=9")
+    )
+    assert (tmp_path / "story.txt").read_text() == "".join(chars[i] for i in ids).strip() + "\n"
+
+
+def test_the_model_may_end_the_text_and_says_so(turns, tmp_path):
+    gpt2_writer(tmp_path / "out" / "ckpt.pt", [15496, 995, END, 15496, 995])  # "Hello world" in GPT-2's ids
+    lines = ("<|endoftext|>", "/save story.txt", "/undo")
+    out, said = turns(*lines, options=("--temperature=0", "--max_new_tokens=4", "--stop_at_end=True"))
+    assert out == ["Hello world"] and said[0].startswith("note: the model ends the text here")
+    assert said[1:] == ["saved the text, 24 characters, as story.txt", "the text now ends: <|endoftext|>"]
+
+
+def test_a_character_that_begins_in_one_continuation_and_ends_in_the_next_is_whole(turns, tmp_path):
+    gpt2_writer(tmp_path / "out" / "ckpt.pt", [8582, 99, 233, 15496])  # a butterfly, and "Hello"
+    lines = ("<|endoftext|>", "", "/save story.txt")
+    out, _ = turns(*lines, options=("--temperature=0", "--max_new_tokens=2"))
+    assert out[1] == "\N{BUTTERFLY}Hello"
+    assert (tmp_path / "story.txt").read_text(encoding="utf-8") == "<|endoftext|>\N{BUTTERFLY}Hello\n"
+
+
+def test_tokens_are_typed_too(turns, tmp_path):
+    meta = {"encoding": "tokens", "vocab_size": 6, "tokens": TOKENS}
+    save(tmp_path / "out" / "ckpt.pt", writer([0, 3, 1, 3, 2, 5, 4], 8, 6), meta=meta)
+    out, said = turns("e4", "d5", "", options=("--temperature=0", "--max_new_tokens=3"))
+    assert out == [" e5 ", "Nf3e4"] and re.fullmatch("error: .*'d5'.*", *said)
+
+
+def test_one_text_is_written_by_turns_whatever_num_samples(turns, written):
+    written(ANSWER)
+    for num_samples, notes in {1: 0, 10: 0, 3: 1}.items():
+        out, said = turns("the answer", options=[*GREEDY, f"--num_samples={num_samples}"])
+        assert out == [ANSWER[10:15]] and len(said) == notes
+
+
+def test_without_standard_input_it_is_an_error(inside, written, monkeypatch):
+    written(ANSWER)
+    monkeypatch.setattr(sys, "stdin", None)
+    for start in ((), ("--start=the",)):
+        done = inside("sample.py", "--out_dir=out", "--interactive=True", "--device=cpu", *start)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert re.fullmatch("error: there is no standard input .*\n", done.stderr)
+
+
+@pytest.mark.slow
+def test_lines_may_be_piped_in_from_any_system(command, written, tmp_path):
+    written("hellö € world and more")
+    run = command("sample.py", "--out_dir=out", "--interactive=True", "--device=cpu", *GREEDY)
+    run["env"] = run["env"] | {"PYTHONIOENCODING": "ascii:strict"}
+    lines = "hel\r\n€\n/undo\n/undo\n\n/save story.txt\n/qiut"
+    done = subprocess.run(**run, cwd=tmp_path, input=lines, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "lö € \norld \nworld\n")
+    told = ["the text now ends: hell\\xf6 \\u20ac \\u20ac", "the text now ends: hell\\xf6 \\u20ac "]
+    told += ["saved the text, 13 characters, as story.txt"]
+    assert done.stderr.splitlines() == [*told, "error: there is no command /qiut: did you mean /quit?"]
+    assert (tmp_path / "story.txt").read_text(encoding="utf-8") == "hellö € world\n"
+
+
+class Terminal:
+    """A script in a terminal of 80 columns; what is typed there, and what is seen."""
+
+    def __init__(self, run, folder):
+        self.ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        del run["encoding"]
+        own = "import os, sys; os.setsid(); os.open(os.ttyname(0), os.O_RDWR); os.execv(sys.argv[1], sys.argv[1:])"
+        run["args"] = [sys.executable, "-c", own, *map(str, run["args"])]
+        run["env"] = {name: value for name, value in run["env"].items() if name != "COLUMNS"} | {"TERM": "xterm"}
+        self.process = subprocess.Popen(**run, stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder)
+        os.close(theirs)
+
+    def type(self, text):
+        os.write(self.ours, text.encode())
+
+    def until(self, pattern):
+        """What is seen until it matches the pattern at its end."""
+        seen = b""
+        while not re.search(pattern + r"\Z", text := seen.decode(errors="replace").replace("\r\n", "\n")):
+            assert select.select([self.ours], [], [], 60)[0], f"{pattern!r} does not come after {text!r}"
+            seen += os.read(self.ours, 4096)
+        return text
+
+
+@pytest.fixture
+def terminal(command, tmp_path):
+    """terminal("--key=value", ...) starts sample.py --interactive=True in a terminal, up to the first prompt."""
+    started = []
+
+    def start(*options):
+        run = command("sample.py", "--interactive=True", "--device=cpu", *options)
+        started.append(Terminal(run, tmp_path))
+        assert started[0].until("> ").startswith("Write a beginning")
+        return started[0]
+
+    yield start
+    for each in started:
+        each.process.kill()
+        each.process.wait()
+        os.close(each.ours)
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_the_writing_in_a_terminal_and_ctrl_d_ends_the_program(terminal, trained, tmp_path):
+    there = terminal(trained, "--max_new_tokens=100000000")
+    there.type("the cat\n")
+    shown = there.until(r"(\n.+){9}")  # while it is written
+    there.type("\x03")
+    shown = (shown + there.until("\n> ")).replace("^C", "").removesuffix("\n> ")
+    lines = shown.split("\n")
+    assert lines[0] == "the cat" and all(len(line) <= 80 for line in lines)
+    there.type("/save story.txt\n")
+    said = there.until("> ")
+    text = (tmp_path / "story.txt").read_text(encoding="utf-8")
+    assert f"saved the text, {len(text) - 1:,} characters, as story.txt" in said
+    assert text.split() == "".join([lines[0], *lines[1:2], *("\n" + line for line in lines[2:])]).split()
+    there.type("half a line\x03")  # is given up
+    assert "Ctrl-D or /quit" in there.until("program\n> ")
+    there.type("/save story.txt\n")
+    assert f"saved the text, {len(text) - 1:,} characters" in there.until("story.txt\n> ")
+    there.type("\x04")
+    assert there.process.wait(timeout=20) == 0
+
+
+@pytest.mark.slow
+def test_in_a_terminal_lines_are_cut_between_words_and_typed_lines_come_back(terminal, written):
+    pytest.importorskip("readline")
+    words = "a beautiful tablespoon of water " * 6
+    written(words, block_size=256)
+    there = terminal("--out_dir=out", "--temperature=0", "--max_new_tokens=150")
+    there.type("a beaux\x7f\n")  # a backspace
+    first, *lines = there.until("\n> ").removesuffix("\n> ").split("\n")
+    assert " ".join(lines) == words[6:156] and [len(line) <= 80 for line in lines] == [True, True]
+    there.type("/new\n")
+    there.until("> ")
+    there.type("\x1b[A\x1b[A\n")  # twice up
+    assert there.until("\n> ").split("\n")[1:-1] == lines
+    there.type("/quit\n")
+    assert there.process.wait(timeout=20) == 0
 
 
 # -----------------------------------------------------------------------------
