@@ -409,7 +409,7 @@ def test_compile_auto_compiles_only_where_the_run_is_long_enough(train, options,
 
 
 def test_an_evaluation_runs_batches_of_another_size_uncompiled(train, dataset):
-    dataset("odd", "abcd" * 5, "".join(map(chr, range(48, 48 + 60))))  # 8 windows: two batches of 3, one of 2
+    dataset("odd_batches", "abcd" * 5, "".join(map(chr, range(48, 48 + 60))))  # 8 windows: two batches of 3, one of 2
     sizes = []
 
     class Compiled(torch.nn.Module):
@@ -421,7 +421,7 @@ def test_an_evaluation_runs_batches_of_another_size_uncompiled(train, dataset):
             sizes.append(len(x))
             return self.model(x, y)
 
-    train("--dataset=odd", "--max_iters=0", parallelized=lambda model, *_: Compiled(model))
+    train("--dataset=odd_batches", "--max_iters=0", parallelized=lambda model, *_: Compiled(model))
     assert evaluations()[-1]["val/loss"] > 0 and set(sizes) == {3}
 
 
