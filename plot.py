@@ -6,7 +6,7 @@ Compare runs by the log.jsonl in their folders: one picture of their losses, and
     python plot.py out-gpt2 out-bpe --y=bits                       runs with different encodings
 
 The curves with marks are validation losses, with a star at the best; those without are training losses (faint) and
-their running means. The height shows the validation losses after the first tenth of each run, and up to half as much
+their running means. The height shows the validation losses after the first fifth of each run, and up to half as much
 below them for the training losses. The table ends with the options in which the runs differ: a run that was resumed
 with another value has both.
 """
@@ -84,7 +84,7 @@ def loss_figure(runs, axis, unit="loss"):
         # a mark for each of more than 40 would overlap
         axes.plot(at, losses, color=colour, linewidth=2, marker=mark, markevery=len(at) // 40 + 1, label=label)
         bests.append((min(losses), at[losses.index(min(losses))], colour))
-        late += [loss for where, loss in zip(at, losses) if where >= max(at + training[0]) / 10]
+        late += [loss for where, loss in zip(at, losses) if where >= max(at + training[0]) / 5]
         every, means = every + losses, means + mean
     axes.plot([], color="grey", label="training, and its running mean")
     draw_bests(axes, bests)
@@ -118,11 +118,12 @@ def curves(name, lines, axis, unit):
 def draw_bests(axes, bests):
     """A star at each run's best, (loss, where, colour), and the figure at the lowest."""
     for i, (loss, at, colour) in enumerate(bests):
-        size = 20 - 10 * i / len(bests)  # each smaller than those below it, so that none is hidden
-        axes.plot(at, loss, "*", color=colour, markersize=size, markeredgecolor="white", zorder=3)
+        size = 22 - 12 * i / len(bests)  # open, and each smaller than the one before: none hides another
+        axes.plot(at, loss, "*", color=colour, markersize=size, markerfacecolor="none", markeredgewidth=1.5, zorder=3)
     loss, at, _ = min(bests)
-    place = {"xytext": (0, -12), "textcoords": "offset points", "ha": "center", "va": "top"}  # where no other star is
-    axes.annotate(f"{loss:.3f}", (at, loss), **place, weight="bold", zorder=4)
+    place = {"xytext": (0, -12), "textcoords": "offset points", "ha": "center", "va": "top"}  # where no star is
+    paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1}
+    axes.annotate(f"{loss:.3f}", (at, loss), **place, weight="bold", zorder=4, bbox=paper)
 
 
 def plot_losses(runs, path, axis="iter", unit="loss"):
@@ -139,52 +140,38 @@ def plot_losses(runs, path, axis="iter", unit="loss"):
 
 def table(runs, width):
     """What each of `runs`, {name: lines of its log}, reached, and the options in which they differ, as text."""
-    rows, options = [reached(lines) for lines in runs.values()], [settings(lines) for lines in runs.values()]
-    columns = {"run": list(runs)} | {header: [row[header] for row in rows] for header in rows[0]}
-    bits = columns["best bits/byte"]
-    if {*bits} <= {"?", "no evaluation"}:
-        del columns["best bits/byte"]
-    elif "?" not in bits:
-        del columns["best loss"]
-    for name in dict.fromkeys(name for texts in options for name in texts):
-        if len({texts[name] for texts in options if name in texts}) > 1:
-            columns[name] = [texts.get(name, "?") for texts in options]
-    return layout([[header, *cells] for header, cells in columns.items()], width)
+    rows, options = [reached(lines) for lines in runs.values()], [logged_options(lines) for lines in runs.values()]
+    columns = [["run", *runs], *([header, *(row[header] for row in rows)] for header in rows[0])]
+    for name in dict.fromkeys(name for values in options for name in values if name not in PLACES):
+        texts = [", ".join(map(str, values.get(name, "?"))) for values in options]
+        if len({*texts} - {"?"}) > 1:
+            columns.append([name, *texts])
+    return layout(columns, width)
 
 
 def reached(lines):
     """What a run reached, as texts by column; "?" is what its log does not say."""
-    row = dict.fromkeys(("best bits/byte", "best loss", "at iter", "minutes", "tokens/s"), "?")
+    row = {"best": "no evaluation", "at iter": "?", "minutes": "?", "tokens/s": "?"}
+    at, losses = curve(lines, "iter", "val/loss")
+    if losses:
+        loss, where = min(zip(losses, at))
+        bits = dict(zip(*curve(lines, "iter", "val/bits_per_byte"))).get(where)
+        row |= {"best": f"{bits:.4f} bits/byte" if bits else f"loss {loss:.4f}", "at iter": f"{where:,}"}
     for tokens, seconds in list(zip(*curve(lines, "tokens", "seconds")))[-1:]:
         row |= {"minutes": f"{seconds / 60:,.1f}", "tokens/s": f"{tokens / (seconds or 1):,.0f}"}
-    at, losses = curve(lines, "iter", "val/loss")
-    if not losses:
-        return row | dict.fromkeys(("best bits/byte", "best loss"), "no evaluation")
-    loss, where = min(zip(losses, at))
-    bits = dict(zip(*curve(lines, "iter", "val/bits_per_byte"))).get(where)
-    row |= {"best bits/byte": f"{bits:.4f}"} if bits else {}
-    return row | {"best loss": f"{loss:.4f}", "at iter": f"{where:,}"}
-
-
-def settings(lines):
-    """The options of a run, as texts by name; of one that was resumed with other values, all in their order."""
-    logged = {name: values for name, values in logged_options(lines).items() if name not in PLACES}
-    return {
-        name: ", ".join("scratch" if value == "auto" and name == "init_from" else str(value) for value in values)
-        for name, values in logged.items()
-    }
+    return row
 
 
 def layout(columns, width):
-    """A table as text. Columns that are too many for the width follow below, each time after the first one."""
+    """A table as text. Columns that are too many for the width follow below, again beside the first one."""
     columns = [[shown(cell, 32) for cell in column] for column in columns]
     widths = [max(map(len, column)) for column in columns]
-    first, *others = [[cell.rjust(wide) for cell in column] for column, wide in zip(columns, widths)]
-    blocks = [[first := [cell.lstrip().ljust(widths[0]) for cell in first]]]
-    for column in others:
-        if sum(len(c[0]) + 2 for c in blocks[-1]) + len(column[0]) > width:
+    first = [cell.ljust(widths[0]) for cell in columns[0]]
+    blocks = [[first]]
+    for column, wide in zip(columns[1:], widths[1:]):
+        if len("  ".join(cells[0] for cells in blocks[-1])) + 2 + wide > width:
             blocks.append([first])
-        blocks[-1].append(column)
+        blocks[-1].append([cell.rjust(wide) for cell in column])
     return "\n\n".join("\n".join(map("  ".join, zip(*block))) for block in blocks)
 
 

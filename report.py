@@ -156,7 +156,7 @@ def open_log(path, iter_num):
 def new_options(config, lines, resumed):
     """The options that a log should say: all, or those that a resumed run has otherwise than the `lines` of its log."""
     if not resumed:
-        return config
+        return config | ({"init_from": "scratch"} if config["init_from"] == "auto" else {})
     before = logged_options(lines)
     changed = {name: value for name, value in config.items() if before.get(name, [None])[-1] != value}
     return {name: value for name, value in changed.items() if name not in (*PLACES, "init_from")}
