@@ -1,29 +1,35 @@
 """
-Draw the losses of one run, or of several in one picture, from the log.jsonl in their folders.
+Compare runs by the log.jsonl in their folders: one picture of their losses, and a table of what each one reached.
 
     python plot.py out-hitchikers                                  loss.png, against iterations
     python plot.py out-a out-b --x=seconds --to=comparison.svg     which learns faster?
+    python plot.py out-gpt2 out-bpe --y=bits                       runs with different encodings
 
 The curves with marks are validation losses, with a star at the best; those without are training losses (faint) and
-their running means. The steep beginning is cut off. Losses are in nats per token: compare only runs that have the same
-encoding.
+their running means. The height shows the validation losses after the first fifth of each run, and up to half as much
+below them for the training losses. The table ends with the options in which the runs differ: a run that was resumed
+with another value has both.
 """
 
 from configurator import UserError, check_installed, configure, replacing, run, suggestion
 
+import contextlib
 import glob
 import os
+import shutil
 import sys
 from itertools import accumulate
 
-from report import read_log
+from report import PLACES, logged_options, read_log
 
 # -----------------------------------------------------------------------------
 to = "loss.png"  # the picture to write: .png, .svg or .pdf
 x = "iter"  # what the losses are drawn against: iter, tokens or seconds
+y = "loss"  # what they are drawn in: loss (nats per token) or bits (per byte of text)
 # -----------------------------------------------------------------------------
 
 AXES = {"iter": "iterations", "tokens": "tokens seen", "seconds": "seconds of training"}
+UNITS = {"loss": "loss (nats per token)", "bits": "bits per byte"}
 # Okabe and Ito's colours, which colour-blind readers tell apart too; with 7 marks they make 42 different curves
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKS = "osD^vPX"
@@ -52,31 +58,42 @@ def short(value, _=None):
     return f"{value / factor:g}{unit}"
 
 
-def loss_figure(runs, axis):
-    """A matplotlib Figure of the losses in `runs`, {name: lines of its log}. Raises UserError where one has none."""
+def shown(text, longest):
+    """A text in one line, cut at its beginning."""
+    with contextlib.suppress(UnicodeError):  # the name of a folder, in any encoding
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text if len(text) <= longest else "…" + text[1 - longest :]
+
+
+def loss_figure(runs, axis, unit="loss"):
+    """A matplotlib Figure of the losses in `runs`, {name: lines of its log}. Raises UserError where there are none."""
     from matplotlib.figure import Figure  # here, since importing it takes a second; pyplot might want a display
 
+    evaluated = {name: lines for name, lines in runs.items() if curve(lines, axis, "val/loss")[0]}
+    if not evaluated:
+        raise UserError(f"the log of {next(iter(runs))!r} has no evaluation yet: train.py makes the first as it starts")
     axes = (figure := Figure(figsize=(8, 4.5), dpi=200, layout="constrained", facecolor="white")).subplots()
-    bests, settled = [], []  # settled: the losses after the steep beginning, which set the height
-    for i, (name, lines) in enumerate(runs.items()):
-        colour, mark = COLOURS[i % len(COLOURS)], MARKS[i % len(MARKS)]
-        best, late = draw_run(axes, name, lines, axis, colour, mark)
-        bests.append((*best, colour))
-        settled += late
+    bests, every, late, means = [], [], [], []
+    for i, (name, lines) in enumerate(evaluated.items()):
+        (at, losses), training = curves(name, lines, axis, unit)
+        colour, mark, mean = COLOURS[i % len(COLOURS)], MARKS[i % len(MARKS)], smoothed(training[1])
+        axes.plot(*training, color=colour, linewidth=1, alpha=0.25)
+        axes.plot(training[0], mean, color=colour, linewidth=1.5, alpha=0.6)
+        label = f"validation, {shown(name, 40)}: best {min(losses):.3f}"
+        # a mark for each of more than 40 would overlap
+        axes.plot(at, losses, color=colour, linewidth=2, marker=mark, markevery=len(at) // 40 + 1, label=label)
+        bests.append((min(losses), at[losses.index(min(losses))], colour))
+        late += [loss for where, loss in zip(at, losses) if where >= max(at + training[0]) / 5]
+        every, means = every + losses, means + mean
     axes.plot([], color="grey", label="training, and its running mean")
+    draw_bests(axes, bests)
 
-    for loss, at, colour in bests:
-        axes.plot(at, loss, "*", color=colour, markersize=18, markeredgecolor="white", zorder=3)
-    loss, at, _ = min(bests)
-    place = {"xytext": (0, -12), "textcoords": "offset points", "ha": "center", "va": "top"}
-    axes.annotate(f"{loss:.3f}", (at, loss), **place, weight="bold")
-
-    height = max(settled) - min(settled) or 0.1
-    top = max(loss for line in axes.lines for loss in line.get_ydata())
-    top = top if top < max(settled) + 0.25 * height else max(settled)  # cut off the steep part only if it is high
-    axes.set_ylim(min(settled) - 0.15 * height, top + 0.05 * height)
+    low, high = min(every), max(late or every)
+    height = high - low or 0.1
+    axes.set_ylim(max(min([low, *means]), low - height / 2) - 0.15 * height, high + 0.05 * height)
     axes.set_xlabel(AXES[axis])
-    axes.set_ylabel("loss (nats per token)")
+    axes.set_ylabel(UNITS[unit])
     axes.xaxis.set_major_formatter(short)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
@@ -85,22 +102,77 @@ def loss_figure(runs, axis):
     return figure
 
 
-def draw_run(axes, name, lines, axis, colour, mark):
-    """Draw a run's losses. Returns its best, (loss, where), and the losses after the first twentieth."""
-    at, losses = curve(lines, axis, "val/loss")
-    if not losses:
-        raise UserError(f"the log of {name!r} has no evaluation yet: train.py makes the first as it starts")
-    train_at, train_losses = curve(lines, axis, "loss")
-    mean = smoothed(train_losses)
-    axes.plot(train_at, train_losses, color=colour, linewidth=1, alpha=0.25)
-    axes.plot(train_at, mean, color=colour, linewidth=1.5, alpha=0.6)
-    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # of a folder, in any encoding
-    label = f"validation, {name if len(name) <= 40 else '…' + name[-39:]}: best {min(losses):.3f}"
-    every = len(at) // 40 + 1  # more marks would overlap
-    axes.plot(at, losses, color=colour, linewidth=2, marker=mark, markevery=every, label=label)
-    steep = max(at + train_at) / 20
-    late = [loss for where, loss in zip(at + train_at, losses + mean) if where >= steep]
-    return (min(losses), at[losses.index(min(losses))]), late
+def curves(name, lines, axis, unit):
+    """A run's validation and training losses in a unit of UNITS, each as two lists: where, and how much."""
+    at, losses = curve(lines, axis, "loss")
+    if unit == "loss":
+        return curve(lines, axis, "val/loss"), (at, losses)
+    validation = curve(lines, axis, "val/bits_per_byte")
+    if not validation[0]:
+        raise UserError(f"--y=bits: of {name!r} the bytes of text are unknown, only its loss per token: try --y=loss")
+    # an update has no bits of its own: the last evaluation says what a nat makes
+    nats, bits = curve([line for line in lines if line.get("train/loss")], "train/loss", "train/bits_per_byte")
+    return validation, (at, [loss * bits[-1] / nats[-1] for loss in losses]) if nats else ([], [])
+
+
+def draw_bests(axes, bests):
+    """A star at each run's best, (loss, where, colour), and the figure at the lowest."""
+    for i, (loss, at, colour) in enumerate(bests):
+        size = 22 - 12 * i / len(bests)  # open, and each smaller than the one before: none hides another
+        axes.plot(at, loss, "*", color=colour, markersize=size, markerfacecolor="none", markeredgewidth=1.5, zorder=3)
+    loss, at, _ = min(bests)
+    place = {"xytext": (0, -12), "textcoords": "offset points", "ha": "center", "va": "top"}  # where no star is
+    paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1}
+    axes.annotate(f"{loss:.3f}", (at, loss), **place, weight="bold", zorder=4, bbox=paper)
+
+
+def plot_losses(runs, path, axis="iter", unit="loss"):
+    """Draw the losses of `runs`, {name: lines of its log}, into a file. Raises UserError."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # whatever the user's own matplotlibrc says
+        matplotlib.rcParams.update(STYLE)
+        figure = loss_figure(runs, axis, unit)
+        with replacing(path) as f:
+            figure.savefig(f, format=os.path.splitext(path)[1][1:].lower())
+
+
+def table(runs, width):
+    """What each of `runs`, {name: lines of its log}, reached, and the options in which they differ, as text."""
+    rows, options = [reached(lines) for lines in runs.values()], [logged_options(lines) for lines in runs.values()]
+    columns = [["run", *runs], *([header, *(row[header] for row in rows)] for header in rows[0])]
+    for name in dict.fromkeys(name for values in options for name in values if name not in PLACES):
+        texts = [", ".join(map(str, values.get(name, "?"))) for values in options]
+        if len({*texts} - {"?"}) > 1:
+            columns.append([name, *texts])
+    return layout(columns, width)
+
+
+def reached(lines):
+    """What a run reached, as texts by column; "?" is what its log does not say."""
+    row = {"best": "no evaluation", "at iter": "?", "minutes": "?", "tokens/s": "?"}
+    at, losses = curve(lines, "iter", "val/loss")
+    if losses:
+        loss, where = min(zip(losses, at))
+        bits = dict(zip(*curve(lines, "iter", "val/bits_per_byte"))).get(where)
+        row |= {"best": f"{bits:.4f} bits/byte" if bits else f"loss {loss:.4f}", "at iter": f"{where:,}"}
+    for tokens, seconds in list(zip(*curve(lines, "tokens", "seconds")))[-1:]:
+        row |= {"minutes": f"{seconds / 60:,.1f}", "tokens/s": f"{tokens / (seconds or 1):,.0f}"}
+    return row
+
+
+def layout(columns, width):
+    """A table as text. Columns that are too many for the width follow below, again beside the first one."""
+    columns = [[shown(cell, 32) for cell in column] for column in columns]
+    widths = [max(map(len, column)) for column in columns]
+    first = [cell.ljust(widths[0]) for cell in columns[0]]
+    blocks = [[first]]
+    for column, wide in zip(columns[1:], widths[1:]):
+        if len("  ".join(cells[0] for cells in blocks[-1])) + 2 + wide > width:
+            blocks.append([first])
+        blocks[-1].append([cell.rjust(wide) for cell in column])
+    return "\n\n".join("\n".join(map("  ".join, zip(*block))) for block in blocks)
 
 
 def run_folder(path):
@@ -110,13 +182,8 @@ def run_folder(path):
     return os.path.dirname(path) or "." if named else path
 
 
-def plot_losses(folders, path, axis="iter"):
-    """Draw the losses of the runs in `folders`, against an axis of AXES, into a file. Raises UserError."""
-    ending = os.path.splitext(path)[1].lower()
-    if ending not in (".png", ".svg", ".pdf"):
-        raise UserError(f"--to={path} should end in .png, .svg or .pdf")
-    if axis not in AXES:
-        raise UserError(f"--x={axis} is unknown: it may be {', '.join(AXES)}")
+def read_runs(folders):
+    """The lines of each run's log, {folder: lines}. Raises UserError."""
     if not folders:
         raise UserError("no run to draw: name its folder, as in 'python plot.py out-hitchikers'")
     for folder in folders:
@@ -127,22 +194,21 @@ def plot_losses(folders, path, axis="iter"):
     for name, lines in runs.items():
         if not lines:
             raise UserError(f"the log of {name!r} is empty or damaged: no line of it is train.py's")
-
-    import matplotlib
-
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # whatever the user's own matplotlibrc says
-        matplotlib.rcParams.update(STYLE)
-        figure = loss_figure(runs, axis)
-        with replacing(path) as f:
-            figure.savefig(f, format=ending[1:])
+    return runs
 
 
 def main():
     folders = [run_folder(a) for a in sys.argv[1:] if not a.startswith("-")]
     configure(globals(), [a for a in sys.argv[1:] if a.startswith("-")], takes="out-a [out-b ...]")
     check_installed("matplotlib")
-    plot_losses(folders, to, x)
+    if os.path.splitext(to)[1].lower() not in (".png", ".svg", ".pdf"):
+        raise UserError(f"--to={to} should end in .png, .svg or .pdf")
+    for name, value, known in (("x", x, AXES), ("y", y, UNITS)):
+        if value not in known:
+            raise UserError(f"--{name}={value} is unknown: it may be {', '.join(known)}")
+    runs = read_runs(folders)
+    plot_losses(runs, to, x, y)
+    print(table(runs, width=min(max(shutil.get_terminal_size().columns, 80), 120)))
     print(f"the losses are in {to}")
 
 

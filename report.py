@@ -42,6 +42,7 @@ class Report:
         self.log_file, self.unwritten, self.wandb_run = None, [], wandb_run
         self.samples = []  # the rows of wandb's table
         self.reported_updates, self.reported_seconds = state.iter_num, state.seconds
+        self.began = self.progress()
         self.on_terminal = sys.stdout.isatty() and sys.stderr.isatty()
         shown = self.on_terminal and RANK == 0
         self.bar = tqdm(total=max_iters, initial=state.iter_num, unit="it", disable=not shown, dynamic_ncols=True)
@@ -89,13 +90,17 @@ class Report:
         with contextlib.suppress(OSError, ValueError):
             self.bar.close()
 
+    def progress(self):
+        """What each line of the log begins with."""
+        state = self.state
+        return {"iter": state.iter_num, "tokens": state.tokens, "seconds": round(state.seconds, 3)}
+
     def log(self, figures):
         """Write figures to log.jsonl and to wandb. Raises UserError if the disk is full."""
         if RANK != 0:
             return
         state = self.state
-        progress = {"iter": state.iter_num, "tokens": state.tokens, "seconds": round(state.seconds, 3)}
-        figures = {**progress, **figures}
+        figures = {**self.progress(), **figures}
         self.unwritten.append(json.dumps(figures) + "\n")
         self.write_log()
         if self.wandb_run:
@@ -106,9 +111,11 @@ class Report:
                 figures["sample"] = wandb.Table(["iter", "sample"], self.samples)
             self.wandb_run.log(figures, step=state.iter_num)
 
-    def start_log(self, path, iter_num):
-        """Write the figures so far, and those to come, to a log.jsonl; see open_log."""
-        self.log_file = open_log(path, iter_num)
+    def start_log(self, path):
+        """Write to a log.jsonl, see open_log: first the options, then the figures so far, and later those to come."""
+        self.log_file, kept = open_log(path, self.began["iter"])
+        if options := new_options(self.state.config, kept, resumed=self.began["iter"] > 0):
+            self.unwritten.insert(0, json.dumps({**self.began, "config": options}) + "\n")
         self.write_log()
 
     def write_log(self):
@@ -131,12 +138,37 @@ class Report:
 # log.jsonl
 
 
+# options that say where a run is and what it is called, and nothing of how it learns
+PLACES = ("out_dir", "device", "backend", "wandb_log", "wandb_project", "wandb_run_name")
+
+
 def open_log(path, iter_num):
-    """Open a log.jsonl to append to it, without the lines of an earlier run about iterations from iter_num on."""
+    """
+    Open a log.jsonl to append to it, without the lines of an earlier run about iterations from iter_num on. Returns
+    the open file, and the lines that are kept.
+    """
     kept = [figures for figures in read_log(path) if figures["iter"] < iter_num] if os.path.exists(path) else []
     with replacing(path) as f:
         f.write("".join(json.dumps(figures) + "\n" for figures in kept).encode("utf-8"))
-    return open(path, "a", encoding="utf-8", buffering=1)
+    return open(path, "a", encoding="utf-8", buffering=1), kept
+
+
+def new_options(config, lines, resumed):
+    """The options that a log should say: all, or those that a resumed run has otherwise than the `lines` of its log."""
+    if not resumed:
+        return config | ({"init_from": "scratch"} if config["init_from"] == "auto" else {})
+    before = logged_options(lines)
+    changed = {name: value for name, value in config.items() if before.get(name, [None])[-1] != value}
+    return {name: value for name, value in changed.items() if name not in (*PLACES, "init_from")}
+
+
+def logged_options(lines):
+    """The values of each option of a run, {name: [the first, ..., the newest]}, from the lines of its log."""
+    values = {}
+    for config in (line["config"] for line in lines if isinstance(line.get("config"), dict)):
+        for name, value in config.items():
+            values.setdefault(name, []).append(value)
+    return values
 
 
 def read_log(path):

@@ -410,7 +410,7 @@ def start_report(state, resumed, tokens_per_iter, peak):
         state.wandb_id = wandb_run.id
     report = Report(state, max_iters, tokens_per_iter, peak * WORLD_SIZE if peak else None, wandb_run)
     if RANK == 0 and not eval_only and (resumed or not earlier_files(out_dir)):
-        report.start_log(os.path.join(out_dir, "log.jsonl"), state.iter_num)
+        report.start_log(os.path.join(out_dir, "log.jsonl"))
     return report
 
 
@@ -424,7 +424,7 @@ def save(state, report, as_ckpt):
         return False
     if not report.log_file:
         set_aside(out_dir)
-        report.start_log(os.path.join(out_dir, "log.jsonl"), 0)
+        report.start_log(os.path.join(out_dir, "log.jsonl"))
     save_checkpoint(out_dir, state, as_ckpt)
     return True
 
@@ -451,10 +451,10 @@ def introduce(state, data, tokens_per_iter, torch_device, torch_dtype, compiled)
 
 def conclude(log_path, meta):
     """Say how the run went, and draw its curve. Where that fails, the model is there all the same."""
-    summarize(read_log(log_path))
+    summarize(lines := read_log(log_path))
     picture = os.path.join(out_dir, "loss.png")
     try:
-        plot_losses([out_dir], picture)
+        plot_losses({out_dir: lines}, picture)
         say(f"the curve is in {picture}")
     except Exception as failure:  # matplotlib's are of many kinds
         say(f"no picture of the loss: {first_line(failure)}")

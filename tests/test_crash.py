@@ -121,6 +121,9 @@ def assert_same_run(folder, other):
 
 def log(folder):
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        for name in ("out_dir", "init_from"):
+            line.get("config", {}).pop(name, None)
     return [{k: v for k, v in line.items() if k not in ("seconds", "ms", "tokens_per_s")} for line in lines]
 
 

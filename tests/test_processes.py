@@ -85,7 +85,8 @@ def test_two_processes_give_the_losses_and_the_weights_of_one(script, torchrun, 
         [json.loads(line) for line in (tmp_path / folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
         for folder in ("one", "two")
     )
-    assert len(one) == len(two) == 20 + 3
+    assert len(one) == len(two) == 1 + 20 + 3
+    assert one.pop(0)["config"].keys() == two.pop(0)["config"].keys()
     for figures, others in zip(one, two):
         for name in figures.keys() - {"seconds", "ms", "tokens_per_s", "sample"}:
             assert figures[name] == pytest.approx(others[name], rel=10 * tolerance, abs=tolerance)

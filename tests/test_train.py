@@ -98,6 +98,10 @@ def log(folder="out"):
         return [json.loads(line) for line in f]
 
 
+def logged_configs(folder="out"):
+    return [(figures["iter"], figures["config"]) for figures in log(folder) if "config" in figures]
+
+
 def updates(folder="out"):
     return [figures for figures in log(folder) if "loss" in figures]
 
@@ -169,7 +173,7 @@ def test_mfu_stands_in_the_line_where_the_peak_is_known(train):
 
 
 def test_mfu_of_several_processes_is_that_of_one_device(monkeypatch):
-    state = SimpleNamespace(iter_num=0, seconds=0.0)
+    state = SimpleNamespace(iter_num=0, tokens=0, seconds=0.0)
     for name, value in {"WORLD_SIZE": 4, "eval_only": True}.items():
         monkeypatch.setattr(train_script, name, value)
     assert train_script.start_report(state, False, 100, 1e9).peak_flops == 4e9
@@ -181,6 +185,43 @@ def test_the_log_file_holds_the_figures_of_the_lines(train):
     assert shown == pytest.approx([figures["loss"] for figures in updates()], abs=1e-4)
     shown = [float(re.search(r"val loss (\d+\.\d+)", line)[1]) for line in lines if line.startswith("step")]
     assert shown == pytest.approx([figures["val/loss"] for figures in evaluations()], abs=1e-4)
+
+
+def test_the_log_begins_with_the_options_as_the_run_has_them(train):
+    train("--dropout=0.2", "--init_from=auto")
+    [(at, config)] = logged_configs()
+    assert at == 0 and list(log()[0]) == ["iter", "tokens", "seconds", "config"]
+    assert config == load("out/last.pt")["config"] | {"init_from": "scratch"}
+    assert config["dropout"] == 0.2 and config["max_iters"] == 6 and "auto" != config["dtype"]
+
+
+def test_a_resume_logs_the_options_that_have_changed_and_no_others(train):
+    train()
+    train("--init_from=resume", "--device=cpu")
+    assert len(logged_configs()) == 1
+    train("--init_from=resume", "--max_iters=8", "--learning_rate=1e-4")
+    train("--init_from=auto", "--max_iters=8", "--learning_rate=1e-4")
+    assert [at for at, _ in logged_configs()] == [0, 6]
+    assert logged_configs()[1][1] == {"max_iters": 8, "learning_rate": 1e-4}
+    assert [figures["iter"] for figures in updates()] == list(range(8))
+
+
+def test_a_log_without_options_is_resumed_and_says_them_from_there_on(train):
+    train()
+    older = [figures for figures in log() if "config" not in figures]
+    with open("out/log.jsonl", "w", encoding="utf-8") as f:
+        f.writelines(json.dumps(figures) + "\n" for figures in older)
+    train("--init_from=resume", "--max_iters=7")
+    [(at, config)] = logged_configs()
+    assert at == 6 and config["max_iters"] == 7 and config["n_embd"] == 16 and "init_from" not in config
+    assert [figures for figures in log() if figures["iter"] < 6] == [line for line in older if line["iter"] < 6]
+
+
+def test_a_new_run_over_an_earlier_one_begins_its_log_with_its_own_options(train):
+    train()
+    train("--learning_rate=1e-4")
+    assert [(at, config["learning_rate"]) for at, config in logged_configs()] == [(0, 1e-4)] and "config" in log()[0]
+    assert logged_configs("out/earlier-1")[0][1]["learning_rate"] != 1e-4
 
 
 @pytest.mark.slow
@@ -1051,7 +1092,7 @@ def test_wandb_gets_the_figures_the_options_and_the_samples_and_a_resumed_run_is
         written.setdefault(json.loads(line)["iter"], {}).update(json.loads(line))
     assert figures.keys() == written.keys() == set(range(7))
     for iteration, line in written.items():
-        for name in line.keys() - {"sample", "seconds", "ms", "tokens_per_s"}:
+        for name in line.keys() - {"config", "sample", "seconds", "ms", "tokens_per_s"}:
             assert figures[iteration][name] == pytest.approx(line[name])
     assert {"loss", "lr", "grad_norm", "tokens_per_s"} <= figures[1].keys() and "val/loss" in figures[4]
     tables = [json.loads(path.read_text(encoding="utf-8")) for path in tmp_path.glob("out/wandb/*/files/media/table/*")]
