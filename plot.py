@@ -91,7 +91,8 @@ def loss_figure(runs, axis, unit="loss"):
 
     low, high = min(every), max(late or every)
     height = high - low or 0.1
-    axes.set_ylim(max(min([low, *means]), low - height / 2) - 0.15 * height, high + 0.05 * height)
+    depth = 2 * height if len(bests) == 1 else height / 2  # of a single run, the training curve tells of overfitting
+    axes.set_ylim(max(min([low, *means]), low - depth) - 0.15 * height, high + 0.05 * height)
     axes.set_xlabel(AXES[axis])
     axes.set_ylabel(UNITS[unit])
     axes.xaxis.set_major_formatter(short)

@@ -98,8 +98,15 @@ def test_the_height_is_that_of_the_validation_losses_after_the_first_fifth_and_h
 
 def test_training_losses_far_below_do_not_press_the_validation_losses_together():
     lines = [line | ({"loss": line["loss"] - 50} if "loss" in line else {}) for line in log_lines()]
-    low, high = plot.loss_figure({"out-a": lines}, "iter").axes[0].get_ylim()
-    assert low < 3.0 and high > 3.8 and high - low < 2 * 0.8
+    for runs, most in (({"out-a": lines}, 3.5), ({"out-a": lines, "out-b": lines}, 2)):  # times their own range
+        low, high = plot.loss_figure(runs, "iter").axes[0].get_ylim()
+        assert low < 3.0 and high > 3.8 and high - low < most * 0.8
+
+
+def test_a_single_runs_training_curve_is_seen_to_its_end():
+    lines = list(log_lines())
+    low, _ = plot.loss_figure({"out-a": lines}, "iter").axes[0].get_ylim()
+    assert low < min(plot.smoothed(plot.curve(lines, "iter", "loss")[1]))
 
 
 def test_a_run_that_has_just_begun_does_not_press_the_others_together():
