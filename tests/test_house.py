@@ -13,7 +13,7 @@ FLOORS = [  # an import points down this list; a new file needs a place in it
     {"train", "sample", "bench", "export", "plot", "speak", "play", "prepare"},
     {"checkpoint"},
     {"report"},
-    {"model"},
+    {"model", "voices"},
     {"fast", "pretrained", "tokenizer", "machine", "words"},
     {"configurator"},
 ]
@@ -64,6 +64,7 @@ NOT_NEEDED = ["transformers", "datasets", "wandb", "tiktoken", "whisper", "matpl
 STARTS = {  # what a script needs at once, and what it must not load before it needs it
     "train": ("torch", NOT_NEEDED),
     "sample": ("torch", [*NOT_NEEDED, "torch.distributed.optim", "torch.distributed.elastic"]),
+    "speak": ("numpy", ["torch", "onnxruntime", *NOT_NEEDED]),
     "plot": ("sys", ["torch", "numpy", "matplotlib"]),
 }
 
