@@ -366,7 +366,13 @@ def test_every_path_among_the_options_takes_a_tilde(monkeypatch):
         "sample.py": ["out_dir", "init_from"],
         "export.py": ["out_dir", "to"],
     }
-    paths |= {"plot.py": ["to"], "bench.py": ["json"], "speak.py": ["out", "model"], "data/prepare.py": ["input"]}
+    paths |= {
+        "plot.py": ["to"],
+        "bench.py": ["json"],
+        "speak.py": ["out", "model"],
+        "play.py": ["voice"],
+        "data/prepare.py": ["input"],
+    }
     for script, names in paths.items():
         comments = {name: comment for name, _, comment in configurator.commented_assignments(str(ROOT / script))}
         for name in names:
