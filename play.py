@@ -64,7 +64,10 @@ def write(model, tokenizer, anew, text, last, length, temperature):
     yield text, (before, text)
 
 
-find_voice = cache(lambda: load_voice(voice, None, 1.0, seed, device))  # when it is first wanted
+@cache
+def find_voice():
+    """The voice, loaded when it is first wanted."""
+    return load_voice(voice, None, 1.0, seed, device)
 
 
 def read_aloud(text):
@@ -92,7 +95,7 @@ def answer(function, text, *more):
             raise UserError(f"the text may have {LONGEST:,} characters: make it shorter")
         yield from function(text, *more)
     except UserError as mistake:
-        raise gr.Error(html.escape(str(mistake)), None, title="Sorry", print_exception=False) from None
+        raise gr.Error(html.escape(str(mistake)), None, print_exception=False) from None
 
 
 def make_page(model, tokenizer):
@@ -148,22 +151,22 @@ def main():
     pack(model)
 
     keep_quiet()
-    import gradio as gr
-
     page = make_page(model, tokenizer)
-    options = {"server_name": host, "server_port": port, "share": share, "quiet": True, "inline": False}
-    options |= {"theme": gr.themes.Default(font=["system-ui", "sans-serif"])}
-    options |= {"footer_links": [], "run_history": False, "enable_monitoring": False, "max_file_size": 1}
+    off = {"quiet": True, "inline": False, "footer_links": [], "run_history": False, "enable_monitoring": False}
+    off |= {"max_file_size": 1, "ssr_mode": False, "prevent_thread_lock": True}  # nobody sends us files
     try:
-        _, url, public = page.launch(prevent_thread_lock=True, ssr_mode=False, **options)
+        css = ":root {--font: system-ui, sans-serif}"
+        _, url, public = page.launch(server_name=host, server_port=port, share=share, css=css, **off)
     except Exception as failure:  # of many kinds
-        raise UserError(f"cannot serve the page: {first_line(failure)}") from None
+        hint = f"where HTTP_PROXY is set, NO_PROXY={host} should be, too"
+        raise UserError(f"cannot serve the page ({first_line(failure)}); {hint}") from None
     if share and not public:
         raise UserError("--share=True: Gradio cannot make a public link from here")
     print(f"{public or url} (Ctrl-C ends it)", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             time.sleep(3600)
+    page.server.force_exit = True  # without waiting for the browsers
     page.close(verbose=False)
 
 
