@@ -196,15 +196,18 @@ def first_line(failure):
 
 
 def check_installed(*modules):
-    """End with an `error:` line that says how to install what is missing, before an import fails with a traceback."""
+    """Raise UserError, which says how to install what is missing, before an import fails with a traceback."""
     missing = [name for name in modules if name not in sys.modules and importlib.util.find_spec(name) is None]
     if missing:
         how = "'pip install -r requirements.txt'"
         how += "" if os.name == "nt" else ", or run with '.venv/bin/python', which 'make demo' sets up"
-        end_with_error(f"{sys.executable} has no {', '.join(missing)}: {how}")
+        raise UserError(f"{sys.executable} has no {', '.join(missing)}: {how}")
 
 
-check_installed("numpy", "torch", "tiktoken", "tqdm")  # every script imports this file first
+try:
+    check_installed("numpy", "torch", "tiktoken", "tqdm")  # every script imports this file first
+except UserError as mistake:
+    end_with_error(mistake)
 
 
 def quote(text):

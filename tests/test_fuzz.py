@@ -229,7 +229,7 @@ def test_a_number_of_any_size_is_obeyed_or_an_error(inside, trained, in_time, mo
 # -----------------------------------------------------------------------------
 # streams and environments of any kind
 
-SCRIPTS = ["train.py", "sample.py", "plot.py", "bench.py", "export.py", "speak.py"]
+SCRIPTS = ["train.py", "sample.py", "plot.py", "bench.py", "export.py", "speak.py", "play.py"]
 
 
 def closed(*descriptors):

@@ -13,14 +13,14 @@ FLOORS = [  # an import points down this list; a new file needs a place in it
     {"train", "sample", "bench", "export", "plot", "speak", "play", "prepare"},
     {"checkpoint"},
     {"report"},
-    {"model"},
+    {"model", "voices"},
     {"fast", "pretrained", "tokenizer", "machine", "words"},
     {"configurator"},
 ]
 # the three cases in which a script imports a script
 EXCEPTIONS = [("bench.py", "train"), ("train.py", "plot"), ("data/*/prepare.py", "prepare")]
 TOP = {"README.md", "LICENSE", "Makefile", "requirements.txt", "requirements-dev.txt", "pyproject.toml", ".gitignore"}
-TOP |= {".ci", "assets", "docs", "config", "data", "tests", "transcribe.ipynb"}
+TOP |= {"requirements-play.txt", ".ci", "assets", "docs", "config", "data", "tests", "transcribe.ipynb"}
 
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 FILES = sorted(path.relative_to(ROOT) for pattern in ("*.py", "data/**/prepare.py") for path in ROOT.glob(pattern))
@@ -64,6 +64,8 @@ NOT_NEEDED = ["transformers", "datasets", "wandb", "tiktoken", "whisper", "matpl
 STARTS = {  # what a script needs at once, and what it must not load before it needs it
     "train": ("torch", NOT_NEEDED),
     "sample": ("torch", [*NOT_NEEDED, "readline", "torch.distributed.optim", "torch.distributed.elastic"]),
+    "speak": ("numpy", ["torch", "onnxruntime", *NOT_NEEDED]),
+    "play": ("torch", ["gradio", "onnxruntime", *NOT_NEEDED]),
     "plot": ("sys", ["torch", "numpy", "matplotlib"]),
 }
 

@@ -366,7 +366,13 @@ def test_every_path_among_the_options_takes_a_tilde(monkeypatch):
         "sample.py": ["out_dir", "init_from"],
         "export.py": ["out_dir", "to"],
     }
-    paths |= {"plot.py": ["to"], "bench.py": ["json"], "speak.py": ["out", "model"], "data/prepare.py": ["input"]}
+    paths |= {
+        "plot.py": ["to"],
+        "bench.py": ["json"],
+        "speak.py": ["out", "model"],
+        "play.py": ["voice"],
+        "data/prepare.py": ["input"],
+    }
     for script, names in paths.items():
         comments = {name: comment for name, _, comment in configurator.commented_assignments(str(ROOT / script))}
         for name in names:
@@ -398,13 +404,13 @@ def test_a_printed_command_is_quoted_as_the_shell_wants_it(monkeypatch):
     assert windows == 'python sample.py --out_dir="out dir ü"'
 
 
-def test_no_windows_user_is_told_of_a_path_that_only_other_systems_have(monkeypatch, capsys):
+def test_no_windows_user_is_told_of_a_path_that_only_other_systems_have(monkeypatch):
     for name, told in (("posix", True), ("nt", False)):
-        with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        with monkeypatch.context() as patch, pytest.raises(UserError) as error:
             patch.setattr(configurator.importlib.util, "find_spec", lambda module: None)
             patch.setattr(configurator.os, "name", name)
             configurator.check_installed("whatever")
-        assert ("run with '.venv/bin/python'" in capsys.readouterr().err) is told
+        assert ("run with '.venv/bin/python'" in str(error.value)) is told
 
 
 def test_a_config_file_of_the_repository_is_found_from_any_folder(namespace, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from conftest import ROOT
 from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(ROOT))
-import speak
+from voices import VitsVoice, find_espeak, load_voice
 from words import in_words, pieces
 
 RATE = 16000
@@ -260,7 +260,7 @@ def espeak_says(words, language):
     """espeak-ng's phonemes, decomposed as Piper does it."""
     from phonemizer.backend import EspeakBackend
 
-    speak.find_espeak()
+    find_espeak("made")
     backend = EspeakBackend(language, preserve_punctuation=True, with_stress=True)
     return unicodedata.normalize("NFD", backend.phonemize([words], strip=True)[0])
 
@@ -368,7 +368,7 @@ def test_the_voice_gets_nothing_outside_its_vocabulary_and_the_rest_is_told(say,
     assert set(words.lower()) <= set(LETTERS + " .,;:!?'-")
     assert all(char.isalpha() or ord(char) > 0x7F for char in lost)  # all of ASCII can be said
 
-    made = speak.VitsVoice(folder)
+    made = load_voice(str(folder), speaker=None, speed=1.0, seed=1337, device="cpu")
     symbols = made.tokenizer.encoder
     for piece, _ in pieces(words):
         assert made.encode(piece).max() < len(symbols)
@@ -509,7 +509,7 @@ def test_without_a_network_it_says_which_voice_is_missing_and_how_to_bring_it(in
     piper = "en/en_US/ljspeech/medium/en_US-ljspeech-medium.onnx"
     for model, fetched, then in [
         ("en_US-ljspeech-medium", f"rhasspy/piper-voices {piper} {piper}.json", f"voice/{piper}"),
-        ("facebook/mms-tts-eng", "facebook/mms-tts-eng " + " ".join(speak.VitsVoice.FILES), "voice"),
+        ("facebook/mms-tts-eng", "facebook/mms-tts-eng " + " ".join(VitsVoice.FILES), "voice"),
     ]:
         done = inside("speak.py", f"--model={model}")
         assert done.returncode == 2 and done.stderr.count("\n") == 1
