@@ -531,6 +531,7 @@ def test_every_text_makes_the_round_trip_through_characters_or_has_one_that_is_u
     assert (ids is None) == (not set(text) <= set(known))
 
 
+@pytest.mark.slow
 @TRIES
 @given(st.lists(st.text("ab\n ", max_size=4), min_size=1, max_size=6).filter(any), st.text("ab\n c", max_size=9))
 def test_every_text_makes_the_round_trip_through_a_list_of_tokens_or_has_a_place_where_none_matches(tokens, text):
@@ -541,6 +542,7 @@ def test_every_text_makes_the_round_trip_through_a_list_of_tokens_or_has_a_place
     assert all(tokens.index(tokens[i]) == i for i in ids or [])
 
 
+@pytest.mark.slow
 @TRIES
 @given(st.lists(st.integers(0, 50256), max_size=20))
 def test_any_ids_of_gpt2_can_be_written(ids):

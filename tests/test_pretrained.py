@@ -72,6 +72,7 @@ def assert_same(model, theirs, length=256):
 # what is read
 
 
+@pytest.mark.slow
 def test_logits_are_those_of_transformers(theirs, saved):
     model = GPT.from_pretrained(str(saved))
     assert_same(model, theirs)
@@ -80,6 +81,7 @@ def test_logits_are_those_of_transformers(theirs, saved):
     assert all(p.requires_grad and p.is_contiguous() for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_greedy_text_is_that_of_transformers_for_200_tokens(theirs, saved):
     idx = tokens(2, 8)
     options = {"max_new_tokens": 200, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}

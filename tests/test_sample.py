@@ -131,6 +131,7 @@ def test_the_command_that_a_training_ends_with_works_in_a_shell(inside, trained)
     assert inside(script, *args, "--num_samples=2", "--max_new_tokens=3", "--device=cpu").stdout.count(DASHES) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_samples", [1, 3])
 def test_the_same_seed_gives_the_same_text_and_another_gives_another(sample, trained, num_samples):
     options = (trained, f"--num_samples={num_samples}", "--max_new_tokens=60", "--temperature=2")

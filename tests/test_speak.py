@@ -222,6 +222,7 @@ def test_the_sound_is_the_models_own(say, kind, request):
     assert not samples[len(expected) :].any()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_and_another_others(say):
     first = say("Don't panic.", "--seed=1").tobytes()
     assert first == say("Don't panic.", "--seed=1").tobytes() != say("Don't panic.", "--seed=2").tobytes()
@@ -232,6 +233,7 @@ def test_pauses_are_longer_between_paragraphs_and_longest_between_samples(say):
     assert silences(samples) == pytest.approx([0.35, 0.8, 1.6, 1.6], abs=0.02)
 
 
+@pytest.mark.slow
 def test_a_higher_speed_is_shorter(say):
     lengths = [len(say("the answer is forty-two", f"--speed={speed}")) for speed in (0.5, 1, 2)]
     assert lengths[0] > 1.5 * lengths[1] > 2 * lengths[2]
@@ -304,6 +306,7 @@ def test_a_piper_voice_may_go_by_letters(say, tmp_path):
     assert spelled(say("Don't panic, 2 cats.", model=path), ids=letters).replace("_", "") == "^dont panic two cats.$"
 
 
+@pytest.mark.slow
 def test_a_speaker_is_chosen_by_name_or_number(say, voice, tmp_path):
     path = make_piper_voice(tmp_path / "two.onnx", speakers={"anna": 0, "bob": 1})
     anna = "^_" + "_".join("həlˈoʊ") + "_$"
@@ -360,6 +363,7 @@ def test_a_gpu_that_is_asked_for_means_nothing_to_a_piper_voice(say, piper):
 # the words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["voice", "phonetic"])
 def test_the_voice_gets_nothing_outside_its_vocabulary_and_the_rest_is_told(say, kind, request):
     folder = request.getfixturevalue(kind)

@@ -273,6 +273,7 @@ def test_learnt_merges_are_those_of_a_plain_learner_as_many_as_asked_for_or_as_t
         assert 320 < learnt.vocab_size < 600 if vocab_size == 65536 else learnt.vocab_size == vocab_size
 
 
+@pytest.mark.slow
 def test_the_ids_of_the_novel_are_hugging_faces(bpe, hugging_faces, novel):
     ids = bpe.encode(novel)
     assert 200_000 < len(ids) < 300_000 and ids == hugging_faces.encode(novel).ids

@@ -138,6 +138,7 @@ def plain_loss(model, x, y):
 # the loop
 
 
+@pytest.mark.slow
 def test_exactly_max_iters_updates_evaluated_before_and_after_and_saved(train):
     train()
     assert [figures["iter"] for figures in updates()] == [0, 1, 2, 3, 4, 5]
@@ -147,6 +148,7 @@ def test_exactly_max_iters_updates_evaluated_before_and_after_and_saved(train):
     assert {state["step"].item() for state in newest["optimizer"]["state"].values()} == {6}
 
 
+@pytest.mark.slow
 def test_a_finished_run_resumed_makes_no_further_update(train):
     train()
     before = load("out/last.pt")
@@ -156,6 +158,7 @@ def test_a_finished_run_resumed_makes_no_further_update(train):
     assert [figures["iter"] for figures in evaluations()] == [0, 4, 6]
 
 
+@pytest.mark.slow
 def test_the_log_lines_begin_as_nanogpts(train):
     lines = train().stdout.splitlines()
     iters = [re.match(r"iter (\d+): loss \d+\.\d{4}, time \d+\.\d\dms, lr", line) for line in lines]
@@ -164,6 +167,7 @@ def test_the_log_lines_begin_as_nanogpts(train):
     assert [int(match[1]) for match in steps if match] == [0, 4, 6]
 
 
+@pytest.mark.slow
 def test_mfu_stands_in_the_line_where_the_peak_is_known(train):
     lines = train(peak_flops=lambda device, dtype: 1e9).stdout.splitlines()
     shown = [float(match[1]) for line in lines if (match := re.search(r"ms, mfu (\d+\.\d\d)%, lr", line))]
@@ -179,6 +183,7 @@ def test_mfu_of_several_processes_is_that_of_one_device(monkeypatch):
     assert train_script.start_report(state, False, 100, 1e9).peak_flops == 4e9
 
 
+@pytest.mark.slow
 def test_the_log_file_holds_the_figures_of_the_lines(train):
     lines = train().stdout.splitlines()
     shown = [float(re.search(r"loss (\S+),", line)[1]) for line in lines if line.startswith("iter")]
@@ -187,6 +192,7 @@ def test_the_log_file_holds_the_figures_of_the_lines(train):
     assert shown == pytest.approx([figures["val/loss"] for figures in evaluations()], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_log_begins_with_the_options_as_the_run_has_them(train):
     train("--dropout=0.2", "--init_from=auto")
     [(at, config)] = logged_configs()
@@ -195,6 +201,7 @@ def test_the_log_begins_with_the_options_as_the_run_has_them(train):
     assert config["dropout"] == 0.2 and config["max_iters"] == 6 and "auto" != config["dtype"]
 
 
+@pytest.mark.slow
 def test_a_resume_logs_the_options_that_have_changed_and_no_others(train):
     train()
     train("--init_from=resume", "--device=cpu")
@@ -206,6 +213,7 @@ def test_a_resume_logs_the_options_that_have_changed_and_no_others(train):
     assert [figures["iter"] for figures in updates()] == list(range(8))
 
 
+@pytest.mark.slow
 def test_a_log_without_options_is_resumed_and_says_them_from_there_on(train):
     train()
     older = [figures for figures in log() if "config" not in figures]
@@ -217,6 +225,7 @@ def test_a_log_without_options_is_resumed_and_says_them_from_there_on(train):
     assert [figures for figures in log() if figures["iter"] < 6] == [line for line in older if line["iter"] < 6]
 
 
+@pytest.mark.slow
 def test_a_new_run_over_an_earlier_one_begins_its_log_with_its_own_options(train):
     train()
     train("--learning_rate=1e-4")
@@ -233,12 +242,14 @@ def test_the_seed_decides_all_that_is_random(train):
     assert first == again and first[0] != other[0]
 
 
+@pytest.mark.slow
 def test_dropout_is_at_work(train):
     train()
     train("--dropout=0.2", "--out_dir=dropped")
     assert updates()[0]["loss"] != updates("dropped")[0]["loss"]
 
 
+@pytest.mark.slow
 def test_log_interval_thins_the_lines_and_changes_nothing_else(train):
     train("--dropout=0.2", "--max_iters=7")
     train("--dropout=0.2", "--max_iters=7", "--log_interval=3", "--out_dir=thin")
@@ -269,6 +280,7 @@ def watched(train):
     return run
 
 
+@pytest.mark.slow
 def test_windows_are_from_the_text_and_targets_the_tokens_after(watched, tiny):
     _, windows = watched()
     assert len(windows) == 6 * 2
@@ -279,6 +291,7 @@ def test_windows_are_from_the_text_and_targets_the_tokens_after(watched, tiny):
         assert bytes([*x.tolist(), y[-1]]) in text and torch.equal(x[1:], y[:-1])
 
 
+@pytest.mark.slow
 def test_windows_reach_the_first_and_the_last_token_of_the_split(watched, dataset):
     text = "".join(map(chr, range(48, 68)))  # each character once, so that a window tells where it begins
     dataset("ends", text, text)
@@ -314,6 +327,7 @@ def expected_rates(warmup, decay):
     return rates
 
 
+@pytest.mark.slow
 def test_updates_are_those_of_plain_adamw(watched):
     options = ("--max_iters=5", "--weight_decay=0.3", "--beta1=0.8", "--beta2=0.9", "--grad_clip=0.5", "--bias=True")
     model, windows = watched(*options, "--n_layer=2")
@@ -365,6 +379,7 @@ def test_without_decay_the_learning_rate_stays(train):
 # evaluation
 
 
+@pytest.mark.slow
 def test_how_often_one_evaluates_does_not_change_training(train):
     train("--dropout=0.2", "--eval_interval=1000")
     train("--dropout=0.2", "--eval_interval=1", "--eval_iters=1", "--out_dir=often")
@@ -383,6 +398,7 @@ def test_two_evaluations_of_a_model_give_one_number(train):
     assert len(steps[0]) == 1 and steps[0] == steps[1] == steps[2]
 
 
+@pytest.mark.slow
 def test_the_evaluation_of_a_small_split_is_the_loss_over_all_of_it(train, dataset):
     # a last window that fits, and a last batch that is not full
     _, ids = dataset("whole", "hop, " * 11 + "ho", "pop" * 5 + "ho")
@@ -510,6 +526,7 @@ def best_evaluation():
     return best
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("always", [True, False])
 def test_ckpt_is_the_best_model_or_where_asked_the_newest(train, worsening, always):
     train(*worsening, f"--always_save_checkpoint={always}")
@@ -517,6 +534,7 @@ def test_ckpt_is_the_best_model_or_where_asked_the_newest(train, worsening, alwa
     assert load("out/last.pt")["iter_num"] == 30
 
 
+@pytest.mark.slow
 def test_a_resumed_run_remembers_the_best_loss(train, worsening):
     for iterations in (20, 30):
         train(*worsening, "--always_save_checkpoint=False", "--init_from=auto", f"--max_iters={iterations}")
@@ -532,6 +550,7 @@ def test_one_state_is_written_once(train, tmp_path):
     assert {path.name for path in tmp_path.glob("out/*")} == {"ckpt.pt", "last.pt", "log.jsonl", "loss.png"}
 
 
+@pytest.mark.slow
 def test_where_the_file_system_has_no_links_the_state_is_copied(train, monkeypatch):
     def refuse(*given):
         raise PermissionError(1, "Operation not permitted")
@@ -542,6 +561,7 @@ def test_where_the_file_system_has_no_links_the_state_is_copied(train, monkeypat
     assert_same_state(load("out/ckpt.pt"), load("out/last.pt"))
 
 
+@pytest.mark.slow
 def test_scratch_moves_an_earlier_run_aside(train, tmp_path):
     train()
     first = {path.name: path.read_bytes() for path in tmp_path.glob("out/*")}
@@ -557,6 +577,7 @@ def files(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_new_run_leaves_an_earlier_one_in_place_until_it_has_made_an_update(train, tmp_path):
     train()
     before = files(tmp_path / "out")
@@ -601,6 +622,7 @@ def test_training_longer_at_a_rate_of_0_is_refused_with_the_command_that_works(t
         assert updates()[6]["lr"] > 0
 
 
+@pytest.mark.slow
 def test_a_run_that_would_reach_a_rate_of_0_on_its_way_is_refused_too_new_or_resumed(train):
     rate = ("--min_lr=0", "--max_iters=9")
     assert "--lr_decay_iters=9\n" in train(*rate, status=2).stderr
@@ -655,6 +677,7 @@ def test_tokens_are_counted_as_they_were_seen_whatever_the_batch_size_is_later(t
     assert log()[-1]["tokens"] == 9 * 2 * 1 * 8 + 2 * 3 * 8
 
 
+@pytest.mark.slow
 def test_auto_starts_and_then_goes_on(train):
     train("--max_iters=9", "--dropout=0.2", "--out_dir=whole")
     train("--init_from=auto", "--max_iters=5", "--dropout=0.2")
@@ -668,6 +691,7 @@ def test_a_run_goes_on_with_the_optimizer_it_has(train):
     assert "--optimizer=muon" in train("--init_from=resume", "--optimizer=adamw", status=2).stderr
 
 
+@pytest.mark.slow
 def test_nanogpts_checkpoint_is_resumed(train, tiny):
     train("--max_iters=3", "--always_save_checkpoint=True")
     ours = load("out/ckpt.pt")
@@ -780,6 +804,7 @@ def test_weights_that_the_last_update_ruined_are_not_saved(train):
 # data, precision, and what is imported
 
 
+@pytest.mark.slow
 def test_nanogpts_data_is_read_unchanged(train, tiny, repo):
     ours, _ = tiny
     meta = json.loads((ours / "meta.json").read_text())
@@ -820,6 +845,7 @@ def tokens_dataset(repo):
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("itos", [WORDS, dict(enumerate(NOTES))], ids=["7,334 words", "32 notes, two of them equal"])
 def test_nanogpts_words_and_notes_are_trained_on_resumed_and_sampled(train, inside, repo, tokens_dataset, itos):
     tokens_dataset("tokens", {"vocab_size": len(itos), "itos": itos}, len(itos))
@@ -868,6 +894,7 @@ def bpe_dataset(repo):
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_byte_pairs_are_trained_on_resumed_and_sampled_without_their_data(train, inside, repo, bpe_dataset):
     tokenizer = bpe_dataset("pairs")
     assert "it writes: " in train("--dataset=pairs", "--max_iters=2").stdout
@@ -955,6 +982,7 @@ def test_a_run_does_not_go_on_with_other_tokens(train, tokens_dataset):
         assert f"other token ids than those of --dataset={other}" in done.stderr
 
 
+@pytest.mark.slow
 def test_without_a_meta_the_ids_are_gpt2s(train, tiny, repo):
     (folder := repo / "data" / "bare").mkdir()
     for split in ("train", "val"):
@@ -965,6 +993,7 @@ def test_without_a_meta_the_ids_are_gpt2s(train, tiny, repo):
     assert checkpoint["model"]["transformer.wte.weight"].shape == (50304, 16)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_keeps_the_dtype_that_auto_stood_for_and_a_resume_says_where_it_differs(train):
     train("--dtype=auto", "--max_iters=1")
     before = load("out/last.pt")["config"]["dtype"]
@@ -1114,6 +1143,7 @@ def test_each_evaluation_shows_what_the_model_writes_and_zero_sample_tokens_noth
     assert samples("--sample_tokens=0") == []
 
 
+@pytest.mark.slow
 def test_samples_change_nothing_of_the_training(train):
     for tokens in (0, 20):
         train(f"--sample_tokens={tokens}", f"--out_dir=out-{tokens}", "--dropout=0.2", "--eval_interval=1")
@@ -1130,6 +1160,7 @@ def test_a_run_that_will_take_hours_says_so_before_the_first_evaluation_and_name
     assert re.search(r"will take about [\d,]+ hours on cpu: config/train_hitchikers_cpu.py", out)
 
 
+@pytest.mark.slow
 def test_a_model_far_too_large_for_its_text_is_told_what_to_try(train):
     assert "--dropout" in train("--n_embd=64", "--max_iters=1").stdout
     assert "--dropout" not in train("--max_iters=1").stdout
