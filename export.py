@@ -53,6 +53,7 @@ def tokenizer_config(block_size):
     }
 
 
+FINETUNE = "config/finetune_hitchikers.py"
 CARD = """---
 library_name: transformers
 pipeline_tag: text-generation
@@ -71,8 +72,10 @@ In transformers:
 from transformers import pipeline
 
 pipe = pipeline("text-generation", model="{name}")  # this folder
-print(pipe("The answer is", max_new_tokens=100)[0]["generated_text"])
+print(pipe("The answer is", max_new_tokens={new})[0]["generated_text"])
 ```
+
+The prompt and what is written must fit into the window: transformers fails beyond it.
 
 And back in the scripts that trained it, to write or to train on:
 
@@ -93,8 +96,11 @@ def model_card(name, model, tokenizer, checkpoint):
         name=name,
         sizes=sizes,
         trained=training(checkpoint),
+        new=min(100, c.block_size // 2),
         sample=command("sample.py", init_from=name),
-        train=command("train.py", init_from=name, dataset=dataset),
+        train=command(
+            "train.py", FINETUNE, init_from=name, dataset=dataset, block_size=c.block_size, out_dir="out-finetuned"
+        ),
     )
 
 

@@ -113,6 +113,9 @@ def add_product(total, a, b, dtype):
         if total is None:
             return torch.mm(a, b, out_dtype=torch.float32)
         return torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
+    if a.dtype == torch.float16 != dtype:  # a product of thousands of rows may exceed 65504, a 64th of it does not
+        product = (a @ (b / 64)).to(dtype) * 64
+        return product if total is None else total.add_(product)
     if total is None:
         return (a @ b).to(dtype)
     return total.addmm_(a, b) if total.dtype == a.dtype else total.add_(a @ b)
@@ -124,10 +127,10 @@ def adds_to_float32(dtype, device):
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return False
     try:
-        a = torch.full((16, 16), 256.0, dtype=dtype, device=device)
+        a = torch.full((16, 16), 255.0, dtype=dtype, device=device)  # whose sums bfloat16 would round
         total = torch.mm(a, a, out_dtype=torch.float32)
         torch.addmm(total, a, a, out_dtype=torch.float32, out=total)
-        return bool((total == 2 * 16 * 256**2).all())  # more than float16 holds
+        return bool((total == 2 * 16 * 255**2).all())  # more than float16 holds
     except (RuntimeError, TypeError):
         return False
 

@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import sys
+import sysconfig
 import time
 
 import torch
@@ -69,9 +70,11 @@ def cannot_compile(device):
         return f"Triton needs a GPU of compute capability 7.0, and this one has {major}.{minor}"
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
-    compilers = [os.environ.get("CC"), "gcc", "clang", "cc", "cl"]
-    if not any(shutil.which(name) for name in compilers if name):
+    compilers = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang", "cl"]
+    if not any(map(shutil.which, compilers)):
         return "Triton needs a C compiler, and there is none on the PATH; Debian and Ubuntu have it in build-essential"
+    if not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):
+        return "Triton needs Python.h, and there is none here; Debian and Ubuntu have it in python3-dev"
     return None
 
 

@@ -84,7 +84,7 @@ def loss_figure(runs, axis, unit="loss"):
         # a mark for each of more than 40 would overlap
         axes.plot(at, losses, color=colour, linewidth=2, marker=mark, markevery=len(at) // 40 + 1, label=label)
         bests.append((min(losses), at[losses.index(min(losses))], colour))
-        late += [loss for where, loss in zip(at, losses) if where >= max(at + training[0]) / 5]
+        late += [loss for where, loss in zip(at, losses) if where >= max(at + training[0]) / 5 and where > 0]
         every, means = every + losses, means + mean
     axes.plot([], color="grey", label="training, and its running mean")
     draw_bests(axes, bests)
@@ -144,10 +144,15 @@ def table(runs, width):
     rows, options = [reached(lines) for lines in runs.values()], [logged_options(lines) for lines in runs.values()]
     columns = [["run", *runs], *([header, *(row[header] for row in rows)] for header in rows[0])]
     for name in dict.fromkeys(name for values in options for name in values if name not in PLACES):
-        texts = [", ".join(map(str, values.get(name, "?"))) for values in options]
+        texts = [", ".join(map(plain, values.get(name, "?"))) for values in options]
         if len({*texts} - {"?"}) > 1:
             columns.append([name, *texts])
     return layout(columns, width)
+
+
+def plain(value):
+    """An option's value as a text: 3e-05 and not 3.0000000000000004e-05."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def reached(lines):

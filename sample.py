@@ -107,6 +107,10 @@ def wrapped(pieces):
                 word = "\n" + word[1:]
             column = len(word) - 1 if word.startswith("\n") else column + len(word)
             yield word
+        if len(rest) > 30:  # no word, but a language without blanks
+            column += len(rest)
+            yield rest
+            rest = ""
 
 
 def draw(ids, rows, model, tokenizer, end):
@@ -173,7 +177,7 @@ def go_on(ids, turns, model, tokenizer, end):
     for piece in wrapped(pieces):
         print(piece, end="", flush=True)
     print(flush=True)
-    turns += [(begin, "model")] if len(ids) > begin else []
+    turns.append((begin, "model"))
     if len(ids) - begin < max_new_tokens and not stopped:
         note("note: the model ends the text here: /again draws anew, /new begins another")
 
@@ -181,7 +185,7 @@ def go_on(ids, turns, model, tokenizer, end):
 def save(text, path, saved):
     """Write the text to a new file, or to one as it was `saved` before: its path, and the time when it was changed."""
     if not path or os.path.isdir(path):
-        raise UserError(f"/save {path} should name a file, as in /save {os.path.join(path, 'story.txt')}")
+        raise UserError(f"/save should name a file, as in /save {os.path.join(path, 'story.txt')}")
     if os.path.lexists(path) and os.lstat(path).st_mtime_ns != saved.get(os.path.abspath(path)):
         raise UserError(f"{path!r} is there, and not as saved in this session: name a new file, or remove it first")
     with replacing(path) as f:
@@ -193,7 +197,7 @@ def save(text, path, saved):
 def take_turns(ids, model, tokenizer, end):
     """Write by turns on the text that begins with these ids: the user a line, or a command, and then the model."""
     standard_input()  # raises UserError where it is closed
-    sys.stdin.reconfigure(encoding="utf-8", errors="replace", newline=None)  # on any system
+    sys.stdin.reconfigure(encoding="utf-8-sig", errors="replace", newline=None)  # on any system
     turns, saved = [], {}  # where the parts of the text begin, and whose they are; the files
     if ids:
         note("".join(wrapped([text_of(ids, tokenizer)])))

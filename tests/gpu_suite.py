@@ -8,6 +8,7 @@ and weights; no dataset and no network is needed. Without a CUDA GPU it is a tri
 """
 
 import gc
+import math
 import statistics
 import subprocess
 import sys
@@ -121,6 +122,8 @@ def compare_losses(until):
         kind = f"{str(dtype)[6:]}{', compiled' if compiled else ''}, {optimizer}"
         cpus = f"CPU, float32, {expected[optimizer][-1]:.4f}"
         report(f"loss after 20 iterations, {kind}", f"{got[-1]:.4f}", cpus, f"{apart:.1e} apart", losses=got)
+        if not all(map(math.isfinite, got)):
+            faults.append(f"a loss in {kind}, is not finite: {got}")
         if not apart < APART and (dtype, optimizer) == (torch.float32, "adamw"):  # Muon computes in bfloat16
             faults.append(f"the losses in {kind}, are {apart:.1e} apart from a CPU's")
     torch.backends.cuda.matmul.allow_tf32 = True
@@ -203,7 +206,14 @@ def time_sampling(name, until):
         times = time_in_turn(calls, RUNS, DEVICE)
         speeds = {way: f"{count * new / statistics.median(seconds):,.0f} tok/s" for way, seconds in times.items()}
         graphs = dict(fast.captures)  # how many CUDA graphs were made so far, and how many failed
-        report_times(f"sampling, {name}, {count} x {new} tokens", times, speeds.get, graphs=graphs)
+        way = "captured" if graphs["made"] else "eager"  # as a CUDA graph, or not
+        report_times(f"sampling, {name}, {count} x {new} tokens, {way}", times, speeds.get, graphs=graphs)
+    if graphs["failed"]:
+        faults.append("the decoding step could not be recorded as a CUDA graph: see the note")
+    first = torch.randint(N_IDS, (1, 1), device=DEVICE)
+    captured, eager = (write(first, new, temperature=0) for write in (ours.generate, without_graph))
+    same = (captured == eager).sum().item() - 1
+    report(f"greedy tokens with and without a CUDA graph, {name}", f"{same} of {new}", "", "the same")
 
 
 def time_script(name, until):

@@ -198,7 +198,18 @@ def test_a_folder_has_a_model_card_with_sizes_text_and_bits_per_byte_and_leaves_
     # a loss of 1.5 is 1.5 / ln 2 * 1000 / 3000 bits
     for word in ("2 layers of 32 channels", "64 tokens", "258 token ids", "'towels'", "12,345", "1.5000", "0.721 bits"):
         assert word in text
-    assert "--init_from=hf-towels --dataset=towels" in text and str(tmp_path) not in card
+    assert "--init_from=hf-towels --dataset=towels --block_size=64" in text and str(tmp_path) not in card
+
+
+@pytest.mark.slow
+def test_what_a_card_says_of_loading_works_when_it_is_pasted(export, tmp_path, capsys):
+    save(tmp_path / "out", make(vocab_size=320), BPE)
+    export("--to=hf")
+    card = (tmp_path / "hf" / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall("```python\n(.*?)```", card, re.DOTALL)
+    capsys.readouterr()
+    exec(code, {})
+    assert capsys.readouterr().out.startswith("The answer is")
 
 
 @pytest.mark.parametrize("known", ["no loss", float("inf"), torch.ones(2), 1.5], ids=str)

@@ -57,17 +57,25 @@ def test_compile_auto_is_off_on_a_cpu(machine):
     [
         ((8, 0), True, {"gcc": "/usr/bin/gcc"}, None),
         ((7, 0), True, {"clang": "/usr/bin/clang"}, None),
-        ((7, 0), True, {"mycc": "/usr/bin/mycc"}, None),  # CC names it
+        ((7, 0), True, {"mycc": "/usr/bin/mycc"}, None),
         ((6, 1), True, {"gcc": "/usr/bin/gcc"}, "Triton needs a GPU of compute capability 7.0, and this one has 6.1"),
         ((8, 0), False, {"gcc": "/usr/bin/gcc"}, "Triton is not installed"),
         ((8, 0), True, {}, "Triton needs a C compiler"),
+        ((8, 0), True, {"cc": "/usr/bin/cc"}, "Triton needs a C compiler"),  # it looks for gcc and clang only
+        ((8, 0), True, {"gcc": "/usr/bin/gcc", "no header": ""}, "Triton needs Python.h"),
     ],
 )
 def test_compile_auto_is_on_where_triton_can_work_and_else_says_why_not(
-    machine, monkeypatch, capsys, capability, triton, compilers, reason
+    machine, monkeypatch, capsys, tmp_path, capability, triton, compilers, reason
 ):
     machine(cuda=1, capability=capability)
-    monkeypatch.setenv("CC", "mycc")
+    if "no header" not in compilers:
+        (tmp_path / "Python.h").touch()
+    monkeypatch.setattr(module.sysconfig, "get_path", lambda name: str(tmp_path))
+    if "mycc" in compilers:  # CC names it
+        monkeypatch.setenv("CC", "mycc")
+    else:
+        monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: object() if triton else None)
     monkeypatch.setattr(module.shutil, "which", compilers.get)
     assert resolve_device("cuda", "auto", "auto")[2] is (reason is None)

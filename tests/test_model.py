@@ -228,7 +228,7 @@ def test_where_no_buffers_are_reused_the_loss_takes_the_memory_of_one_chunk(monk
     assert chunk < live.peak < 1.2 * chunk
 
 
-def test_where_a_gpu_adds_to_float32_the_gradient_of_the_weights_cannot_overflow_in_float16(monkeypatch):
+def test_the_gradient_of_the_weights_does_not_overflow_in_float16_added_in_float32_or_not(monkeypatch):
     x, weight, targets = loss_inputs(torch.float32, ignored=False)
     x, weight = (1000 + x).detach().requires_grad_(), (weight / 1e4).detach().requires_grad_()
 
@@ -245,7 +245,7 @@ def test_where_a_gpu_adds_to_float32_the_gradient_of_the_weights_cannot_overflow
     mm = torch.mm
     monkeypatch.setattr(torch, "mm", exact_mm)  # torch has these two for CUDA only
     monkeypatch.setattr(torch, "addmm", exact_addmm)
-    assert gradient().isinf().any()
+    assert gradient().isfinite().all()  # in chunks of a 64th
     monkeypatch.setattr(fast, "adds_to_float32", lambda dtype, device: True)
     (exact,) = torch.autograd.grad(F.cross_entropy(x.double() @ weight.double().T, targets.clamp(max=2)), weight)
     torch.testing.assert_close(gradient(), exact, rtol=1e-2, atol=1e-2)

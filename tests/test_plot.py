@@ -96,6 +96,13 @@ def test_the_height_is_that_of_the_validation_losses_after_the_first_fifth_and_h
     assert 3.0 - 0.7 * 1.2 < low < 3.0 - 0.5 * 1.2  # the training losses end at 2.6, and would fill it
 
 
+def test_a_run_with_its_first_evaluation_only_does_not_press_the_others_together():
+    first = list(log_lines())[:2]
+    assert [line["iter"] for line in first if "val/loss" in line] == [0]
+    alone = plot.loss_figure({"out-a": list(log_lines())}, "iter").axes[0].get_ylim()
+    assert plot.loss_figure({"first": first, "out-a": list(log_lines())}, "iter").axes[0].get_ylim()[1] <= alone[1]
+
+
 def test_training_losses_far_below_do_not_press_the_validation_losses_together():
     lines = [line | ({"loss": line["loss"] - 50} if "loss" in line else {}) for line in log_lines()]
     for runs, most in (({"out-a": lines}, 3.5), ({"out-a": lines, "out-b": lines}, 2)):  # times their own range
