@@ -69,7 +69,7 @@ def test_nanogpts_options_work_with_a_note_where_one_means_nothing(inside):
     assert (done.returncode, done.stderr) == (0, "note: --real_data=False means nothing here: the tokens are random\n")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_suite_for_a_gpu_makes_a_trial_of_itself_on_a_cpu(script, tmp_path):
     done = script(ROOT / "tests/gpu_suite.py", "--json=figures.json", timeout=300)
     assert done.returncode == 0, done.stderr

@@ -20,7 +20,7 @@ from test_speak import make_piper_voice
 import play
 from conftest import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full  # Gradio is heavy
 CHARS = "\n abcdefghijklmnopqrstuvwxyzö€<>/.,'"
 
 
